@@ -1,0 +1,259 @@
+"""The one schema of every job's configuration, and the check that names a wrong key. Read `Config` first.
+
+Hydra composes YAML into plain dictionaries (launch/compose.py); `from_dict` turns them into these records. No
+Hydra here, so that every process can read the resolved `config.yaml` of its run with PyYAML alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+Plugin = dict[str, Any]  # `_target_: module.Class` and its keyword arguments
+
+
+@dataclass(frozen=True)
+class Algo:
+    """The objective: GIPO or PPO + value loss + KL to the behaviour policy (PAPER: AcceRL, GIPO)."""
+
+    loss: Literal["gipo", "ppo"] = "gipo"
+    sigma: float = 1.0  # GIPO's width in log-ratio
+    clip: float = 0.2  # PPO's clip range
+    gamma: float = 0.99  # per decision
+    lam: float = 0.95
+    value_coef: float = 0.5
+    kl_coef: float = 0.1
+    entropy_coef: float = 0.0
+    shuffle_advantages: bool = False  # control experiment: learning must stop when advantages are shuffled
+
+
+@dataclass(frozen=True)
+class Learner:
+    lr: float = 1e-4
+    value_lr: float = 1e-3
+    warmup: int = 20  # updates
+    decay: int = 0  # updates until the cosine reaches `lr_floor`; 0: constant after the warm-up
+    lr_floor: float = 0.1  # share of lr
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    batch: int = 256  # decisions per update
+    micro_batch: int = 64  # decisions per forward pass
+    publish_every: int = 1  # updates
+    max_updates: int = 1_000_000
+    max_minutes: float = 1e9  # of training, over all attempts
+    value_warmup: int = 0  # first updates that train the value head alone
+    checkpoint_every: float = 120.0  # seconds
+    keep: int = 2  # checkpoints
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Replay:
+    capacity: int = 1_000  # segments
+    samples_per_insert: float = 1.0  # trained decisions per collected decision
+    slack: int = 2_048  # decisions either side may run ahead
+    on_resume: Literal["keep", "drop"] = "keep"
+
+
+@dataclass(frozen=True)
+class Inference:
+    instances: int = 1
+    max_batch: int = 16
+    max_wait_ms: float = 5.0  # from the first queued request
+    threads: int = 1
+    device: str = "cpu"
+    credits: int = 256  # segments on the way to the learner
+
+
+@dataclass(frozen=True)
+class Rollout:
+    processes: int = 2
+    envs: int = 8  # per process, interleaved
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    processes: int = 0  # of their own beside training; 0: evaluate before and after only
+    envs: int = 4
+    episodes: int = 200  # per round, spread evenly over tasks and evaluation states
+    before: bool = True
+    after: bool = True
+    videos: int = 4  # episodes recorded in the last round
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds. Every wait in the system ends at one of these, with both ends named."""
+
+    link: float = 120.0
+    connect: float = 60.0
+    heartbeat: float = 30.0  # silent for longer: the process counts as dead and is replaced
+    watchdog: float = 90.0  # an MPI thread without a beat ends its process with a stack dump
+    drain: float = 60.0
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    backoff: float = 1.0  # seconds before the first restart, doubled up to a minute
+    crash_limit: int = 5  # crashes of one process within `crash_window` end the run
+    crash_window: float = 60.0
+
+
+@dataclass(frozen=True)
+class Collect:
+    by: Literal["expert", "policy"] = "expert"
+    episodes: int = 100
+    noise: float = 0.0  # standard deviation added to executed actions; clean ones are the labels
+    only_successes: bool = False
+    workers: int = 1
+    to: str = ""  # folder of the shards; empty: data/ in the run directory
+    compression: Literal["gzip", "blosc2", "none"] = "gzip"
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    what: Literal["policy", "world_model"] = "policy"
+    data: str = ""  # folder or file of trajectories
+    steps: int = 1_000
+    batch: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 100
+    label_sigma: float = 2.0  # bins; width of the softened action labels
+    shift: int = 2  # pixels of random-shift augmentation
+    ema: float = 0.99
+    threads: int = 2
+    to: str = ""  # weights file; empty: policy.pt in the run directory
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a job needs. Groups of the same names stand in `configs/`."""
+
+    name: str = ""  # of the run directory; empty: date and time
+    runs: str = "runs"
+    resume: str = ""  # a run directory to continue
+    seed: int = 0
+    suite: str = "spatial"
+    start: str = ""  # starting weights: a file, `shipped`, or empty for random ones
+    json: str = ""  # where to write the job's figures as JSON too
+    schedule: Literal["async", "sync", "sync_update"] = "async"
+    channels: Literal["mpi", "inline"] = "mpi"
+    launch: Literal["local"] = "local"
+    placement: Literal["laptop"] = "laptop"
+    env: Plugin = field(default_factory=dict)
+    policy: Plugin = field(default_factory=dict)
+    algo: Algo = field(default_factory=Algo)
+    learner: Learner = field(default_factory=Learner)
+    replay: Replay = field(default_factory=Replay)
+    inference: Inference = field(default_factory=Inference)
+    rollout: Rollout = field(default_factory=Rollout)
+    evaluator: Evaluator = field(default_factory=Evaluator)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    supervisor: Supervisor = field(default_factory=Supervisor)
+    collect: Collect = field(default_factory=Collect)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+
+
+def from_dict(data: dict[str, Any]) -> Config:
+    """Validates plain data against the schema and the rules that span keys.
+
+    Raises ValueError naming the full key, what it holds and what it may hold.
+    """
+    config = _record(Config, data, "")
+    _check_plugins(config)
+    _check_numbers(config)
+    return config
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """The inverse of `from_dict`, ready for YAML."""
+    return {f.name: _plain(getattr(record, f.name)) for f in fields(record)}
+
+
+def _plain(value: Any) -> Any:
+    return to_dict(value) if is_dataclass(value) else value
+
+
+def _record(cls: type, data: Any, at: str) -> Any:
+    if not isinstance(data, dict):
+        raise ValueError(f"{at.rstrip('.')} must be a group of keys, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            raise ValueError(unknown_key(f"{at}{key}", [f"{at}{name}" for name in hints]))
+    return cls(**{key: _value(hints[key], value, f"{at}{key}") for key, value in data.items()})
+
+
+def unknown_key(key: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(key, choices, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(choices))}"
+    return f"unknown configuration key {key}: {hint}"
+
+
+def _value(hint: Any, value: Any, key: str) -> Any:
+    if is_dataclass(hint):
+        return _record(typing.cast(type, hint), value, f"{key}.")
+    if typing.get_origin(hint) is Literal:
+        return _choice(typing.get_args(hint), value, key)
+    if hint == Plugin or isinstance(hint, types.GenericAlias):
+        return _typed(dict, value, key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _typed(hint, value, key)
+
+
+def _choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
+    if value not in choices:
+        raise ValueError(f"{key}={value} is not known: choose from {', '.join(map(str, choices))}")
+    return value
+
+
+def _typed(cls: type, value: Any, key: str) -> Any:
+    if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
+        raise ValueError(f"{key} must be a {cls.__name__}, got {value!r}")
+    return value
+
+
+def _check_plugins(config: Config) -> None:
+    for group in ("env", "policy"):
+        plugin = getattr(config, group)
+        if plugin and "_target_" not in plugin:
+            raise ValueError(f"{group} needs _target_: module.Class (or pick a file of configs/{group}/)")
+
+
+_AT_LEAST: dict[str, float] = {
+    "learner.batch": 1, "learner.micro_batch": 1, "learner.publish_every": 1, "learner.keep": 1,
+    "learner.threads": 1, "replay.capacity": 1, "replay.slack": 1, "inference.instances": 1,
+    "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 1,
+    "rollout.envs": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
+    "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
+    "supervisor.crash_limit": 1,
+}  # fmt: skip
+_ABOVE_ZERO = ("learner.lr", "learner.value_lr", "replay.samples_per_insert", "algo.sigma", "pretrain.lr",
+               "deadlines.link", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog")  # fmt: skip
+
+
+def _check_numbers(config: Config) -> None:
+    for key, least in _AT_LEAST.items():
+        if look_up(config, key) < least:
+            raise ValueError(f"{key} must be at least {least:g}, got {look_up(config, key)}")
+    for key in _ABOVE_ZERO:
+        if look_up(config, key) <= 0:
+            raise ValueError(f"{key} must be above 0, got {look_up(config, key)}")
+
+
+def look_up(config: Any, key: str) -> Any:
+    """`look_up(config, "learner.lr")`."""
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Default of every plain field of a schema record, for the generated reference."""
+    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}
