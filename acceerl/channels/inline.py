@@ -14,6 +14,13 @@ from acceerl.channels.links import LINKS, Peer, PeerLost
 from acceerl.types import Act, Observed, Segment, Weights
 
 
+class Still:
+    """Nothing moves by itself inside one process, so there is nothing to pump."""
+
+    def pump(self) -> None:
+        """Does nothing."""
+
+
 class Hub:
     """Where the ends of one process meet.
 
@@ -47,7 +54,7 @@ class Hub:
                 client.lose(peer)
 
 
-class InlineEnds:
+class InlineEnds(Still):
     """The ends of one role instance; the same methods as `mpi.Endpoint`."""
 
     def __init__(self, hub: Hub, me: Peer) -> None:
@@ -74,11 +81,8 @@ class InlineEnds:
     def reader(self, link: str, publisher: int = 0) -> InlineReader:
         return InlineReader(self.hub, (link, publisher))
 
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""
 
-
-class InlineRequests:
+class InlineRequests(Still):
     """See `links.Requests`."""
 
     def __init__(self, hub: Hub, me: Peer, servers: tuple[int, ...]) -> None:
@@ -117,11 +121,8 @@ class InlineRequests:
         next_peer = Peer("inference", self.servers[self.turn])
         self.grief = PeerLost(self.me, server, "act", "the process is gone", next_peer)
 
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""
 
-
-class InlineServing:
+class InlineServing(Still):
     """See `links.Serving`."""
 
     def __init__(self, hub: Hub, me: Peer) -> None:
@@ -153,11 +154,8 @@ class InlineServing:
         self.inbox.clear()
         self.inbox.extend(kept)
 
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""
 
-
-class InlineSender:
+class InlineSender(Still):
     """See `links.SegmentSender`."""
 
     def __init__(self, hub: Hub, link: str, receivers: tuple[int, ...]) -> None:
@@ -186,11 +184,8 @@ class InlineSender:
     def task_weights(self) -> np.ndarray | None:
         return next((r.task_weights for r in self._receivers() if r.task_weights is not None), None)
 
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""
 
-
-class InlineReceiver:
+class InlineReceiver(Still):
     """See `links.SegmentReceiver`."""
 
     def __init__(self, link: str, credits: int) -> None:
@@ -231,11 +226,8 @@ class InlineReceiver:
     def depth(self) -> int:
         return len(self.inbox)
 
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""
 
-
-class InlinePublisher:
+class InlinePublisher(Still):
     """See `links.WeightsPublisher`."""
 
     def __init__(self, hub: Hub, key: tuple[str, int]) -> None:
@@ -244,11 +236,8 @@ class InlinePublisher:
     def publish(self, weights: Weights) -> None:
         self.hub.latest[self.key] = weights
 
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""
 
-
-class InlineReader:
+class InlineReader(Still):
     """See `links.WeightsReader`."""
 
     def __init__(self, hub: Hub, key: tuple[str, int]) -> None:
@@ -261,6 +250,3 @@ class InlineReader:
             return None
         self.seen = latest
         return latest
-
-    def pump(self) -> None:
-        """Nothing moves by itself inside one process."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,7 +51,8 @@ LINKS: dict[str, Link] = {
 }
 
 
-class Peer(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Peer:
     """The other end of a connection: a process in one of its lives (`incarnation` counts its starts)."""
 
     role: str
