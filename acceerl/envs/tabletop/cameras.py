@@ -27,6 +27,7 @@ class Cameras:
 
     def render(self) -> dict[str, np.ndarray]:
         """Camera name to uint8 [H, W, 3], right side up."""
+        self._world.paint()
         return {name: self._picture(name) for name in self._names}
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from acceerl.envs.tabletop.world import MOVE, TURN
 CLEAR = 0.10  # m, height at which the pads, and what they hold, pass over everything
 REACHED = 0.012  # m, a position is reached
 RELEASE = 0.012  # m above its resting height at which an item is let go
+PRESS = 0.02  # m above a cap's centre, where closed pads would be deep inside it
 CLOSE, OPEN_UP = 1.0, -1.0
 
 
@@ -37,8 +38,10 @@ class TabletopExpert:
         match goal:
             case On(item, place):
                 return self._place(item, place) if self._world.holding(item) else self._grasp(item)
-            case Opened(item) | Pressed(item):
-                return self._grasp(item)
+            case Opened(part):
+                return self._pull(part) if self._world.holding(part) else self._grasp(part)
+            case Pressed(part):
+                return self._press(part)
 
     def _grasp(self, item: str) -> np.ndarray:
         target = self._world.position(item)
@@ -46,28 +49,48 @@ class TabletopExpert:
         half_closed = self._world.opening < 1.8 * OPEN
         if offset.max() < (HALF if half_closed else REACHED):
             return self._action(target, CLOSE)
-        return self._approach(target, OPEN_UP)
+        return self._approach(item, target, OPEN_UP)
 
     def _place(self, item: str, place: str) -> np.ndarray:
-        target = self._world.surface(place) + (0.0, 0.0, HALF + RELEASE)
+        target = _above(self._world.surface(place), HALF + RELEASE)
         offset = np.abs(target - self._world.position(item))
         if offset[:2].max() < 0.02 and offset[2] < REACHED:
             return self._action(self._world.gripper, OPEN_UP)
-        return self._approach(target, CLOSE)
+        return self._approach(item, target, CLOSE)
 
-    def _approach(self, target: np.ndarray, grip: float) -> np.ndarray:
+    def _pull(self, part: str) -> np.ndarray:
+        return self._action(self._world.position(part) - (0.0, MOVE, 0.0), CLOSE)
+
+    def _press(self, part: str) -> np.ndarray:
+        """From above until the cap is all the way down; the fingers close near it, where they catch nothing."""
+        target = _above(self._world.position(part), PRESS)
+        return self._approach(part, target, CLOSE if np.hypot(*self._away(target)[:2]) < 0.06 else OPEN_UP)
+
+    def _approach(self, item: str, target: np.ndarray, grip: float) -> np.ndarray:
         """Straight towards the target at a safe height, sinking once above it; rising first if too low."""
-        here = self._world.gripper
-        distance = float(np.hypot(*(target - here)[:2]))
-        height = float(np.clip(target[2] + 2.0 * (distance - 0.015), target[2], max(CLEAR, target[2])))
-        waypoint = np.array([target[0], target[1], height])
-        below = height - here[2]
-        if below > 0.02:  # first up: sideways motion at this height would sweep things along
-            waypoint[:2] = here[:2] + (target - here)[:2] * float(np.clip(1 - below / 0.05, 0, 1))
-        return self._action(waypoint, grip)
+        away = self._away(target)
+        cruise = target[2] + 2.0 * (np.hypot(*away[:2]) - 0.015)  # a funnel: full height until close, then down
+        height = np.clip(cruise, target[2], max(self._clearance(item), target[2]))
+        too_low = height - self._world.gripper[2] - 0.01
+        sideways = np.clip(1 - too_low / 0.03, 0, 1)  # none while low: it would sweep things along
+        step = np.array([*(away[:2] * sideways), away[2] + height - target[2]])
+        return self._action(self._world.gripper + step, grip)
+
+    def _clearance(self, item: str) -> float:
+        """Height at which the pads pass over whatever stands around them, except the item they are after."""
+        others = [self._world.position(name) for name in self._env.world.suite.items if name != item]
+        tops = [p[2] + HALF for p in others if np.hypot(*self._away(p)[:2]) < 0.08]
+        return max(CLEAR, *(top + 0.03 for top in tops)) if tops else CLEAR
+
+    def _away(self, point: np.ndarray) -> np.ndarray:
+        return point - self._world.gripper
 
     def _action(self, waypoint: np.ndarray, grip: float) -> np.ndarray:
         """Towards a waypoint in a straight line, and upright."""
-        move = (waypoint - self._world.gripper) / MOVE
+        move = self._away(waypoint) / MOVE
         turn = np.clip(-self._world.angles / TURN, -1, 1)
         return np.concatenate([move / max(1.0, np.abs(move).max()), turn, [grip]]).astype(np.float32)
+
+
+def _above(point: np.ndarray, height: float) -> np.ndarray:
+    return np.array([point[0], point[1], point[2] + height])

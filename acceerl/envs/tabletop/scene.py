@@ -11,6 +11,7 @@ from acceerl.envs.tabletop.tasks import Suite
 
 TIMESTEP = 0.005  # s
 HALF = 0.025  # m, half the side of every graspable item
+CABINET_TOP = (0.0, 0.12, 0.05)  # m, the middle of the cabinet's top, seen from its drawer's handle
 PLACE_TOP = 0.01  # m, height of a place's surface
 OPEN = 0.055  # m, travel of one finger: pads 11 cm apart around items of 5 cm
 
@@ -74,6 +75,28 @@ _GRIPPER = f"""
   </body>
 </body>"""
 
+_CABINET = f"""
+<body name="cabinet" mocap="true">
+  <geom type="box" size="0.04 0.035 0.025" pos="0 {CABINET_TOP[1]} 0.025" rgba="{RGB["cyan"]} 1"/>
+  <body name="drawer" pos="0 0 0.035">
+    <joint name="drawer" type="slide" axis="0 -1 0" range="0 0.07" damping="5" frictionloss="1" armature="0.1"/>
+    <geom type="box" size="0.025 0.025 0.025" mass="0.1" rgba="{RGB["green"]} 1"/>
+    <geom class="look" type="box" size="0.008 0.06 0.006" pos="0 0.06 -0.015" rgba="{RGB["green"]} 1"/>
+  </body>
+</body>"""
+
+_BUTTON = f"""
+<body name="button" mocap="true">
+  <geom class="look" type="box" size="0.04 0.04 0.006" pos="0 0 0.006" rgba="0.25 0.25 0.25 1"/>
+  <body name="cap" pos="0 0 0.03" gravcomp="1">
+    <joint name="cap" type="slide" axis="0 0 -1" range="0 0.018" damping="5" frictionloss="2" armature="0.1"/>
+    <geom type="box" size="0.02 0.02 0.015" mass="0.02" group="3"/>
+    <geom name="cap" class="look" type="cylinder" size="0.03 0.015" rgba="{RGB["purple"]} 1"/>
+  </body>
+</body>"""
+
+FIXTURES = {"cabinet": _CABINET, "button": _BUTTON}
+
 _MODEL = """
 <mujoco model="tabletop">
   <option timestep="{timestep}" integrator="implicitfast" cone="elliptic" impratio="10"/>
@@ -82,7 +105,7 @@ _MODEL = """
     <headlight ambient="0.55 0.55 0.55" diffuse="0.45 0.45 0.45" specular="0 0 0"/>
   </visual>
   <default>
-    <geom friction="1.5 0.02 0.001" condim="4"/>
+    <geom friction="1.5 0.02 0.001" condim="4" solref="0.01 1"/>
     <default class="look"><geom contype="0" conaffinity="0" mass="0"/></default>
     <default class="item"><geom type="box" size="{half} {half} {half}" mass="0.06" group="3"/></default>
     <default class="pad"><geom type="box" size="0.02 0.006 0.022" mass="0.05" rgba="0.2 0.25 0.3 1"/></default>
@@ -105,7 +128,7 @@ _MODEL = """
     <position name="roll" joint="roll" kp="50" kv="1.4"/>
     <position name="pitch" joint="pitch" kp="50" kv="1.4"/>
     <position name="yaw" joint="yaw" kp="50" kv="1.4"/>
-    <position name="grip" joint="back" kp="600" kv="20" forcerange="-15 15"/>
+    <position name="grip" joint="back" kp="600" kv="25" forcerange="-15 15"/>
   </actuator>
 </mujoco>"""
 
@@ -127,5 +150,7 @@ def _place(name: str) -> str:
 
 
 def _item(name: str) -> str:
+    if name in FIXTURES:
+        return FIXTURES[name]
     look = ITEM_LOOKS["bowl" if name.endswith("bowl") else name]
     return f'<body name="{name}" pos="0 0 {HALF}"><freejoint/><geom class="item"/>{look}</body>'

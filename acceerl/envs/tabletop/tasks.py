@@ -19,16 +19,16 @@ class On:
 
 @dataclass(frozen=True)
 class Opened:
-    """The drawer of cabinet `item` is pulled out."""
+    """Drawer `part` is pulled out."""
 
-    item: str
+    part: str
 
 
 @dataclass(frozen=True)
 class Pressed:
-    """Button `item` is down (it stays down)."""
+    """Button cap `part` is down (it stays down)."""
 
-    item: str
+    part: str
 
 
 Goal = On | Opened | Pressed
@@ -81,4 +81,40 @@ def _object() -> Suite:
     return Suite(_GROCERIES, ("basket", "bin"), (), tasks, 48)
 
 
-SUITES: dict[str, Suite] = {"spatial": _spatial(), "object": _object()}
+def _put(item: str, place: str) -> Task:
+    top = "top of " if place == "cabinet" else ""
+    return Task(f"put the {item} on {top}the {place}", (On(item, place),))
+
+
+_OPEN = Task("open the drawer", (Opened("drawer"),))
+_PRESS = Task("press the button", (Pressed("cap"),))
+_FIXTURE_SCENE = ("bowl", "tomato soup", "butter", "cabinet", "button"), ("plate", "tray"), ()
+
+
+def _goal() -> Suite:
+    moves = [_put(item, place) for place in ("plate", "tray") for item in ("bowl", "tomato soup", "butter")]
+    moves += [_put("bowl", "cabinet"), _put("tomato soup", "cabinet")]
+    return Suite(*_FIXTURE_SCENE, (*moves, _OPEN, _PRESS), 48)
+
+
+def _long() -> Suite:
+    pairs = (
+        (_put("bowl", "plate"), _PRESS),
+        (_put("bowl", "tray"), _OPEN),
+        (_put("tomato soup", "plate"), _put("butter", "tray")),
+        (_put("tomato soup", "tray"), _put("butter", "plate")),
+        (_put("bowl", "cabinet"), _PRESS),
+        (_OPEN, _PRESS),
+        (_put("tomato soup", "cabinet"), _put("bowl", "tray")),
+        (_put("butter", "tray"), _OPEN),
+        (_put("bowl", "plate"), _put("tomato soup", "tray")),
+        (_put("tomato soup", "plate"), _PRESS),
+    )
+    return Suite(*_FIXTURE_SCENE, tuple(_both(first, second) for first, second in pairs), 96)
+
+
+def _both(first: Task, second: Task) -> Task:
+    return Task(f"{first.instruction} and {second.instruction}", first.goals + second.goals)
+
+
+SUITES: dict[str, Suite] = {"spatial": _spatial(), "object": _object(), "goal": _goal(), "long": _long()}

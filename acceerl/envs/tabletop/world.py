@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from acceerl.envs.tabletop.layouts import Layout
-from acceerl.envs.tabletop.scene import HALF, OPEN, PLACE_TOP, scene_xml
+from acceerl.envs.tabletop.scene import CABINET_TOP, HALF, OPEN, PLACE_TOP, RGB, scene_xml
 from acceerl.envs.tabletop.tasks import Goal, On, Opened, Pressed, Suite
 
 MOVE = 0.03  # m that a full-scale action moves the gripper
@@ -14,7 +14,7 @@ TURN = 0.1  # rad that a full-scale action turns it
 SUBSTEPS = 12  # physics steps per control step of 0.06 s
 RAMP = 8  # of them the target moves; the rest let the wrist arrive, so that one image tells its motion
 LOW = np.array([-0.24, -0.17, 0.024, -0.4, -0.4, -0.8])  # reach of the wrist: x y z in m, roll pitch yaw in rad
-HIGH = np.array([0.24, 0.20, 0.25, 0.4, 0.4, 0.8])
+HIGH = np.array([0.24, 0.24, 0.25, 0.4, 0.4, 0.8])
 WRIST = ("x", "y", "z", "roll", "pitch", "yaw")
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
@@ -78,7 +78,11 @@ class World:
 
     def surface(self, place: str) -> np.ndarray:
         """The middle of a place's top surface, float64 [3] in metres."""
-        return self.position(place) + (0.0, 0.0, PLACE_TOP / 2)
+        return self.position(place) + (CABINET_TOP if place == "cabinet" else (0.0, 0.0, PLACE_TOP / 2))
+
+    def travel(self, part: str) -> float:
+        """How far a drawer is out or a button cap is down, in metres."""
+        return float(self.data.joint(part).qpos[0])
 
     def holding(self, item: str) -> bool:
         """Whether the item is between the pads and they are closed on it."""
@@ -89,9 +93,17 @@ class World:
         """Whether a goal is fulfilled right now."""
         match goal:
             case On(item, place):
-                return not self.holding(item) and self._rests(self.position(item) - self.surface(place))
-            case Opened() | Pressed():
-                return False
+                return not self.holding(item) and self._rests(item, place)
+            case Opened(part):
+                return self.travel(part) > 0.05
+            case Pressed(part):
+                return self.travel(part) > 0.012
+
+    def paint(self) -> None:
+        """A button that is down lights up; colours follow from the state and touch no physics."""
+        if "button" in self.suite.items:
+            colour = RGB["orange" if self.holds(Pressed("cap")) else "purple"]
+            self.model.geom("cap").rgba[:3] = [float(part) for part in colour.split()]
 
     def state(self) -> np.ndarray:
         """Everything that physics continues from, float64 [n]."""
@@ -103,8 +115,10 @@ class World:
         mujoco.mj_setState(self.model, self.data, state, _STATE)
         self._refresh()
 
-    def _rests(self, offset: np.ndarray) -> bool:
-        return bool(np.hypot(offset[0], offset[1]) < 0.065 and offset[2] < HALF + 0.015)
+    def _rests(self, item: str, place: str) -> bool:
+        away = self.position(item) - self.surface(place)
+        radius = 0.045 if place == "cabinet" else 0.065
+        return bool(np.hypot(away[0], away[1]) < radius and 0 < away[2] < HALF + 0.015)
 
     def _refresh(self) -> None:
         """Poses as of the current positions: mj_step leaves those of the substep before. Touches no state."""
