@@ -1,0 +1,51 @@
+"""What every test run shares: tests that start processes run alone, and LIBERO's are left out where it is missing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+# Before torch loads: two workers with a thread pool each would fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
+
+ALONE = ("mpi", "e2e")
+LOCK = Path(tempfile.gettempdir()) / f"acceerl-tests-{os.getuid()}.lock"
+
+
+def libero_missing() -> str:
+    """Why LIBERO's tests cannot run here; empty when they can."""
+    if find_spec("libero") is None:
+        return "not installed (make libero)"
+    assets = os.environ.get("ACCEERL_LIBERO_ASSETS", "")
+    return "" if assets and Path(assets).is_dir() else "no assets (set ACCEERL_LIBERO_ASSETS to their folder)"
+
+
+def pytest_report_header() -> str:
+    return f"libero: {libero_missing() or 'on'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if libero_missing():
+        left_out = [item for item in items if item.get_closest_marker("libero")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time-out, so that waiting for the lock is not on its clock
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Workers share the machine: an `mpi` or `e2e` test holds it alone, others hold it together."""
+    alone = any(item.get_closest_marker(name) for name in ALONE)
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
