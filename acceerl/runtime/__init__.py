@@ -1,0 +1,1 @@
+"""What keeps processes alive, watched and measured. Left of the house: no learning here."""
