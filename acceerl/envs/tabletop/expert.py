@@ -10,7 +10,7 @@ import numpy as np
 
 from acceerl.envs.tabletop.env import TabletopEnv
 from acceerl.envs.tabletop.scene import HALF, OPEN
-from acceerl.envs.tabletop.tasks import Goal, On, Opened, Pressed
+from acceerl.envs.tabletop.tasks import Goal, On, Opened, Pressed, Task
 from acceerl.envs.tabletop.world import MOVE, TURN
 
 CLEAR = 0.10  # m, height at which the pads, and what they hold, pass over everything
@@ -21,17 +21,21 @@ CLOSE, OPEN_UP = 1.0, -1.0
 
 
 class TabletopExpert:
-    """Solves the env's current task: `act` gives the next action, float32 [7]."""
+    """Solves the env's current task: `act` gives the next action, float32 [7].
 
-    def __init__(self, env: TabletopEnv) -> None:
+    `told` makes it pursue another task instead: the control for "does the instruction matter".
+    """
+
+    def __init__(self, env: TabletopEnv, told: Task | None = None) -> None:
         self._env = env
         self._world = env.world
+        self._told = told
 
     def reset(self) -> None:
         """Nothing to forget: the expert is a function of the state."""
 
     def act(self) -> np.ndarray:
-        goals = self._env.task.goals
+        goals = (self._told or self._env.task).goals
         return self._pursue(next((goal for goal in goals if not self._world.holds(goal)), goals[-1]))
 
     def _pursue(self, goal: Goal) -> np.ndarray:

@@ -15,6 +15,7 @@ SUBSTEPS = 12  # physics steps per control step of 0.06 s
 RAMP = 8  # of them the target moves; the rest let the wrist arrive, so that one image tells its motion
 LOW = np.array([-0.24, -0.17, 0.024, -0.4, -0.4, -0.8])  # reach of the wrist: x y z in m, roll pitch yaw in rad
 HIGH = np.array([0.24, 0.24, 0.25, 0.4, 0.4, 0.8])
+GRIPPED = 0.075  # m between the pads; an item's diagonal is 7.1 cm
 WRIST = ("x", "y", "z", "roll", "pitch", "yaw")
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
@@ -28,7 +29,7 @@ class World:
         self.data = mujoco.MjData(self.model)
         self._wrist = [self._address(name) for name in WRIST]
         self._fingers = [self._address("back"), self._address("front")]
-        self._rest = self.data.qpos.copy()
+        self._finger_speeds = [int(self.model.joint(name).dofadr[0]) for name in ("back", "front")]
 
     def reset(self, layout: Layout, home: np.ndarray) -> None:
         """Puts everything in its initial place, at rest, gripper open; `home` is float64 [3] in metres."""
@@ -84,16 +85,20 @@ class World:
         """How far a drawer is out or a button cap is down, in metres."""
         return float(self.data.joint(part).qpos[0])
 
-    def holding(self, item: str) -> bool:
-        """Whether the item is between the pads and they are closed on it."""
+    def between(self, item: str) -> bool:
+        """Whether the item is between the pads and they are not wide open."""
         near = np.abs(self.position(item) - self.gripper).max() < HALF
-        return bool(near and self.opening < 2 * HALF + 0.008)
+        return bool(near and self.opening < GRIPPED)
+
+    def holding(self, item: str) -> bool:
+        """Whether the pads have come to rest on the item."""
+        return self.between(item) and bool(np.abs(self.data.qvel[self._finger_speeds]).max() < 0.1)
 
     def holds(self, goal: Goal) -> bool:
         """Whether a goal is fulfilled right now."""
         match goal:
             case On(item, place):
-                return not self.holding(item) and self._rests(item, place)
+                return not self.between(item) and self._rests(item, place)
             case Opened(part):
                 return self.travel(part) > 0.05
             case Pressed(part):
