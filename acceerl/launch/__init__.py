@@ -1,0 +1,1 @@
+"""The command line and everything that starts and watches processes. Hydra enters the house here."""

@@ -1,0 +1,154 @@
+"""The only door of Hydra: YAML groups and overrides in, a checked `Config` out. Nothing else imports hydra.
+
+The schema's defaults come from config.py through Hydra's config store, so that a key has one home.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import acceerl
+from acceerl.config import Config, from_dict, to_dict, unknown_key
+
+VERSION_BASE = "1.3"
+_NO_SUCH_KEY = re.compile(r"Could not override '([^']+)'|is not in struct\s+full_key: (\S+)")
+_STRUCTURAL = ("env", "policy", "suite", "name", "runs", "resume")  # what makes a run that run
+
+
+def configs_folder() -> Path:
+    """`acceerl/configs` in an installed wheel, `configs` beside the package in a checkout."""
+    package = Path(acceerl.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no configs/config.yaml in {package} or beside it: reinstall acceerl")
+
+
+def groups() -> dict[str, list[str]]:
+    """Every configuration group and its choices."""
+    folders = sorted(f for f in configs_folder().iterdir() if f.is_dir())
+    return {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders}
+
+
+def compose(job: str, overrides: Sequence[str]) -> Config:
+    """The configuration of `job` under Hydra-style overrides (`env=libero`, `learner.lr=3e-4`).
+
+    Raises ValueError, in one line, for an unknown key or choice or a value that the schema refuses.
+    """
+    _prepare()
+    try:
+        with hydra.initialize_config_dir(str(configs_folder()), job_name=job, version_base=VERSION_BASE):
+            return to_config(hydra.compose("config", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """`config` with single keys changed, as a resumed run takes them. Raises ValueError for anything else."""
+    plain = OmegaConf.create(to_dict(config))
+    OmegaConf.set_struct(plain, True)
+    try:
+        for text in overrides:
+            _apply(plain, text)
+        return to_config(plain)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+
+
+def multirun(overrides: Sequence[str], point: Callable[[Config], int]) -> int:
+    """Hydra's sweep: `point` once for each combination, each under a run name of its own.
+
+    Returns 0; the first point that ends otherwise ends the sweep with its exit code.
+    """
+    _prepare()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back to us, one line each, instead of Hydra's report
+
+    def task(composed: DictConfig) -> None:
+        code = point(_numbered(to_config(composed)))
+        if code != 0:
+            raise SystemExit(code)
+
+    main = hydra.main(config_path=str(configs_folder()), config_name="config", version_base=VERSION_BASE)(task)
+    argv, sys.argv = sys.argv, ["acceerl train", "--multirun", *overrides]  # hydra.main reads nothing else
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+    finally:
+        sys.argv = argv
+    return 0
+
+
+def to_config(composed: DictConfig) -> Config:
+    return from_dict(_plain(OmegaConf.to_container(composed, resolve=True)))
+
+
+def explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages as one line that names the key and what it may hold."""
+    text = str(error)
+    if match := _NO_SUCH_KEY.search(text):
+        return _explain_key(match.group(1) or match.group(2))
+    if isinstance(error, MissingConfigException) and error.options:
+        missing = (error.missing_cfg_file or "").split("/")
+        return f"{missing[0]}={missing[-1]} is not known: choose from {', '.join(sorted(error.options))}"
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _explain_key(key: str) -> str:
+    if key.split(".")[0] in ("env", "policy") and "." in key:  # plug-ins take arguments that no schema knows
+        return f"unknown configuration key {key} (to pass a new argument to the plug-in: +{key}=...)"
+    return unknown_key(key, _keys_beside(key))
+
+
+def _keys_beside(key: str) -> list[str]:
+    """The keys of the deepest group that `key` names rightly, in full."""
+    record, prefix = to_dict(Config()), ""
+    for part in key.split(".")[:-1]:
+        if not isinstance(record.get(part), dict):
+            break
+        record, prefix = record[part], f"{prefix}{part}."
+    names = {f"{prefix}{name}" for name in record}
+    return sorted(names if prefix else names | groups().keys())
+
+
+def _prepare() -> None:
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().store(name="schema", node=to_dict(Config()))
+
+
+def _apply(plain: DictConfig, text: str) -> None:
+    parsed = OverridesParser.create().parse_override(text)
+    key = parsed.key_or_group
+    if parsed.is_add() or parsed.is_delete() or parsed.is_sweep_override():
+        raise ValueError(f"{text}: a resumed run takes plain KEY=VALUE overrides only")
+    if key in groups() or key.split(".")[0] in _STRUCTURAL:
+        raise ValueError(f"{text}: a resumed run keeps its {key}; start a new run to change it")
+    OmegaConf.update(plain, key, parsed.value())
+
+
+def _numbered(config: Config) -> Config:
+    """One run directory a point: NAME-0, NAME-1, ... (unnamed ones get date and time, which never collide)."""
+    number = HydraConfig.get().job.num
+    data = to_dict(config)
+    return from_dict({**data, "name": f"{config.name}-{number}"}) if config.name else config
+
+
+def _plain(value: Any) -> Any:
+    """Keys as text all the way down (YAML reads `1: x` as a number), so that the run's config reads back equal."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value

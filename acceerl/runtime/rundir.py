@@ -1,0 +1,166 @@
+"""One run directory: where everything about one training lies. Whoever needs a path of a run asks `Run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from acceerl.config import Config, from_dict, to_dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """The paths of one run; making a Run touches nothing, `create`, `begin_attempt` and `write_*` do.
+
+    >>> Run(Path("runs/blue")).log(2, "rollout", 7).as_posix()
+    'runs/blue/logs/attempt_2/rollout.7.log'
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, config: Config) -> Run:
+        """Makes `runs/NAME` with its config.yaml; without a name, date and time become one.
+
+        Raises ValueError when a run of that name exists.
+        """
+        path = Path(config.runs) / (config.name or time.strftime("%Y-%m-%d_%H-%M-%S"))
+        run = cls(_claim(path, may_rename=not config.name).resolve())
+        run.write_config(config)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """An existing run. Raises FileNotFoundError naming the path when there is none."""
+        run = cls(Path(path).resolve())
+        if not run.config_file.is_file():
+            raise FileNotFoundError(f"{path} is no run directory: it has no config.yaml (give a folder like runs/NAME)")
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def metrics_folder(self) -> Path:
+        return self.path / "metrics"
+
+    def metrics(self, role: str, index: int) -> Path:
+        return self.metrics_folder / f"{role}.{index}.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def logs(self, attempt: int) -> Path:
+        return self.path / "logs" / f"attempt_{attempt}"
+
+    def log(self, attempt: int, role: str, index: int) -> Path:
+        return self.logs(attempt) / f"{role}.{index}.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The policy's weights alone, as the last job left them: what `after` scores and users load."""
+        return self.path / "policy.pt"
+
+    @property
+    def links(self) -> Path:
+        return self.path / "links"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def attempt(self) -> int:
+        """The running or last attempt, from 1; 0 before the first."""
+        folders = (self.path / "logs").glob("attempt_*")
+        numbers = [f.name.removeprefix("attempt_") for f in folders]
+        return max((int(n) for n in numbers if n.isdigit()), default=0)
+
+    def begin_attempt(self) -> int:
+        """Makes the log folder of the next attempt and returns its number."""
+        number = self.attempt + 1
+        self.logs(number).mkdir(parents=True)
+        return number
+
+    def write_config(self, config: Config) -> None:
+        replace_text(self.config_file, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+    def config(self) -> Config:
+        """The resolved configuration. Raises ValueError when the file was edited into something invalid."""
+        try:
+            return from_dict(yaml.safe_load(self.config_file.read_text()))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{self.config_file} is not valid YAML: {' '.join(str(error).split())}") from error
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        replace_text(self.status_file, json.dumps(status, indent=1) + "\n")
+
+    def status(self) -> dict[str, Any]:
+        return _read_json(self.status_file)
+
+    def write_score(self, label: str, success: float) -> None:
+        """Remembers the success rate (0 to 1) of one evaluation round, so that a resumed run need not repeat it."""
+        replace_text(self.scores_file, json.dumps({**self.scores(), label: success}) + "\n")
+
+    def scores(self) -> dict[str, float]:
+        return _read_json(self.scores_file)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes beside and renames: a reader, or a kill, never sees half a file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What the file holds; empty when it is not there yet. Raises ValueError when it holds something else."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not a JSON object ({error}): delete it and try again") from error
+
+
+def _claim(path: Path, may_rename: bool) -> Path:
+    """Makes the folder; two runs of the same second get `-2`, `-3`, ... appended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 1_000 if may_rename else 2):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        if not candidate.exists():
+            candidate.mkdir()
+            return candidate
+    raise ValueError(f"the run {path} exists: choose another name=..., or resume={path}")
