@@ -15,15 +15,16 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 train: setup
 	@$(BIN)/acceerl train experiment=tabletop_first $(ARGS)
 
-test: setup-test lint types
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: lint types
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 
 setup: $(VENV)/.ready
 setup-test: $(VENV)/.ready-test
 libero: $(VENV)/.ready-libero
 
 lint: setup-test
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
 
 types: setup-test
 	@$(BIN)/mypy
@@ -49,12 +50,19 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
 	@bash .ci/setup.sh render $(BIN)/python
 	@touch $@
 
-# hf-libero and robosuite declare training stacks that the environments never import: hence --no-deps.
-$(VENV)/.ready-libero: $(VENV)/.ready
-	@$(PIP) -e '.[libero]'
-	@$(PIP) --no-deps hf-libero robosuite
-	@touch $@
+# These three declare training stacks and notebooks that the environments never import: hence --no-deps.
+LIBERO := hf-libero robosuite bddl
 
-$(VENV)/.ready-test: $(VENV)/.ready-libero
-	@$(PIP) -e '.[dev]'
-	@touch $@
+$(VENV)/.ready-libero: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "acceerl: installing into $(VENV) with LIBERO (some minutes the first time)"
+	@$(PIP) -e '.[libero]'
+	@$(PIP) --no-deps $(LIBERO)
+	@bash .ci/setup.sh render $(BIN)/python
+	@touch $@ $(VENV)/.ready
+
+$(VENV)/.ready-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "acceerl: installing into $(VENV) with LIBERO and the tests' tools (some minutes the first time)"
+	@$(PIP) -e '.[libero,dev]'
+	@$(PIP) --no-deps $(LIBERO)
+	@bash .ci/setup.sh render $(BIN)/python
+	@touch $@ $(VENV)/.ready $(VENV)/.ready-libero
