@@ -230,8 +230,8 @@ def validate(path: str | Path) -> list[Finding]:
     try:
         shards = shards_of(path)
     except ValueError as error:
-        return unfinished + [Finding(str(path), "", "", str(error))]
-    return unfinished + [finding for shard in shards for finding in [*_check_sum(shard), *_check_shard(shard)]]
+        return [*unfinished, Finding(str(path), "", "", str(error))]
+    return unfinished + [finding for shard in shards for finding in (*_check_sum(shard), *_check_shard(shard))]
 
 
 def _check_sum(shard: Path) -> list[Finding]:
