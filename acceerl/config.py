@@ -56,6 +56,8 @@ class Replay:
     capacity: int = 1_000  # segments
     samples_per_insert: float = 1.0  # trained decisions per collected decision
     slack: int = 2_048  # decisions either side may run ahead
+    order: Literal["fresh", "uniform"] = "fresh"  # least used first, or shuffled passes
+    max_uses: int = 0  # draws after which a segment leaves; 0: only when the replay is full
     on_resume: Literal["keep", "drop"] = "keep"
 
 
@@ -106,7 +108,8 @@ class Supervisor:
 @dataclass(frozen=True)
 class Collect:
     by: Literal["expert", "policy"] = "expert"
-    episodes: int = 100
+    expert: str = ""  # module.Class of the env's scripted expert, called with the env
+    episodes: int = 100  # in all, spread evenly over tasks and workers
     noise: float = 0.0  # standard deviation added to executed actions; clean ones are the labels
     only_successes: bool = False
     workers: int = 1
@@ -167,6 +170,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     config = _record(Config, data, "")
     _check_plugins(config)
     _check_numbers(config)
+    _check_schedule(config)
     return config
 
 
@@ -245,6 +249,11 @@ def _check_numbers(config: Config) -> None:
     for key in _ABOVE_ZERO:
         if look_up(config, key) <= 0:
             raise ValueError(f"{key} must be above 0, got {look_up(config, key)}")
+
+
+def _check_schedule(config: Config) -> None:
+    if config.schedule != "async" and config.replay.samples_per_insert != 1:
+        raise ValueError(f"schedule={config.schedule} trains on each decision once: set replay.samples_per_insert=1")
 
 
 def look_up(config: Any, key: str) -> Any:

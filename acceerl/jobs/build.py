@@ -1,0 +1,119 @@
+"""The only factory: turns configuration entries into environments, policies and specs."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from acceerl.config import Config, Plugin
+from acceerl.protocols import Env, Expert, PolicySpec
+from acceerl.runtime.rundir import Run
+from acceerl.types import EnvSpec
+
+if TYPE_CHECKING:  # rollout processes build environments only and must not load torch
+    from acceerl.protocols import Policy
+SPEC_FILE = "spec.json"
+
+
+def locate(target: str) -> Any:
+    """The class that `_target_` names. Raises ValueError naming what could not be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"_target_: {target} cannot be imported ({error}): give it as module.Class") from error
+
+
+def instantiate(plugin: Plugin, group: str, *args: Any) -> Any:
+    """Calls the plug-in's class with its own keys. Raises ValueError for a key that the class does not take."""
+    cls = locate(plugin["_target_"])
+    kwargs = {key: value for key, value in plugin.items() if key != "_target_"}
+    try:
+        inspect.signature(cls).bind(*args, **kwargs)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(cls).parameters)
+        raise ValueError(f"{group}: {plugin['_target_']} does not fit ({error}); it takes {takes}") from error
+    return cls(*args, **kwargs)
+
+
+def make_env(config: Config) -> Env:
+    if not config.env:
+        raise ValueError("no env is configured: add env=tabletop (or another file of configs/env/)")
+    env: Env = instantiate(config.env, "env")
+    return env
+
+
+def make_expert(config: Config, env: Env) -> Expert:
+    """The scripted expert that the env's configuration names (`collect.expert`)."""
+    if not config.collect.expert:
+        raise ValueError(f"{config.env['_target_']} names no scripted expert: use collect.by=policy or set collect.expert")
+    expert: Expert = locate(config.collect.expert)(env)
+    return expert
+
+
+def policy_spec(config: Config, spec: EnvSpec) -> PolicySpec:
+    return PolicySpec(
+        chunk=config.policy["chunk"],
+        action_dim=spec.action_dim,
+        bins=config.policy["bins"],
+        cameras=spec.cameras,
+        image_size=spec.image_size,
+        proprio=spec.proprio,
+    )
+
+
+def make_policy(config: Config, spec: EnvSpec, start: str | Path | None = None) -> Policy:
+    """The configured policy with weights from `start` (default: `config.start`; empty: fresh ones).
+
+    Raises ValueError when the weights belong to another policy.
+    """
+    if not config.policy:
+        raise ValueError("no policy is configured: add policy=tiny (or another file of configs/policy/)")
+    own = {key: value for key, value in config.policy.items() if key not in ("chunk", "bins")}
+    policy: Policy = instantiate(own, "policy", policy_spec(config, spec))
+    where = config.start if start is None else start
+    if where:
+        load_weights(policy, where)
+    return policy
+
+
+def load_weights(policy: Policy, where: str | Path) -> None:
+    """Copies weights from a file, or from a starting policy of the package by its name, into `policy`.
+
+    Raises ValueError naming the file and the difference when they belong to another policy.
+    """
+    from acceerl.policies.saved import load_policy, shipped
+
+    path = Path(where) if Path(where).suffix else shipped(str(where))
+    saved, _ = load_policy(path, policy.spec)
+    try:
+        policy.load_state_dict(saved.state_dict())  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} holds weights of another policy ({reason}): match policy.* to its card") from error
+
+
+def spec_to_dict(spec: EnvSpec) -> dict[str, Any]:
+    """Plain data of a spec, so that processes need no simulator to know it."""
+    plain = dataclasses.asdict(spec)
+    for key in ("train_states", "eval_states"):
+        plain[key] = [plain[key].start, plain[key].stop]
+    return plain
+
+
+def spec_from_dict(plain: dict[str, Any]) -> EnvSpec:
+    ranges = {key: range(*plain[key]) for key in ("train_states", "eval_states")}
+    tuples = {k: tuple(plain[k]) for k in ("cameras", "image_size", "instructions", "step_limits")}
+    return EnvSpec(**(plain | ranges | tuples))
+
+
+def write_spec(run: Run, spec: EnvSpec) -> None:
+    (run.path / SPEC_FILE).write_text(json.dumps(spec_to_dict(spec), indent=1) + "\n")
+
+
+def read_spec(run: Run) -> EnvSpec:
+    return spec_from_dict(json.loads((run.path / SPEC_FILE).read_text()))

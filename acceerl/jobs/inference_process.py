@@ -1,0 +1,18 @@
+"""An inference process. Instances beyond `inference.instances` serve the evaluators: greedy, round by round."""
+
+from __future__ import annotations
+
+from acceerl.jobs.evaluate import EvaluationLog
+from acceerl.jobs.parts import make_evaluation_inference, make_inference
+from acceerl.jobs.process import Process
+
+
+def serve(process: Process) -> bool:
+    config, endpoint, meter = process.config, process.endpoint, process.meter
+    incarnation = process.registry.incarnation
+    if process.index < config.inference.instances:
+        role = make_inference(config, process.spec, endpoint, meter, process.index, incarnation)
+    else:
+        log = EvaluationLog(process.run, process.spec, meter)
+        role = make_evaluation_inference(config, process.spec, endpoint, meter, log.finished)
+    return process.drive(role.run())

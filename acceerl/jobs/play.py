@@ -1,0 +1,87 @@
+"""Plays one episode at a time and keeps every control step: how `acceerl collect` gets its trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from acceerl.protocols import Env, Expert, Policy
+from acceerl.stores.schema import Episode
+from acceerl.types import Assignment, Observation, ObservationBatch, StepResult
+
+Act = Callable[[Observation], np.ndarray]  # the next action, float32 [D]
+
+
+def play_episode(env: Env, assignment: Assignment, act: Act, noise: float, source: str) -> Episode:
+    """Executes what `act` says plus Gaussian noise (the clean action stays as the label) until the episode ends."""
+    env.reset(assignment.task, assignment.init_state, assignment.seed)
+    rng = np.random.default_rng(assignment.seed)
+    seen, states, clean, executed, results = [env.observe()], [], [], [], []
+    result = StepResult(0.0, False, False)
+    while not (result.terminated or result.truncated):
+        states.append(env.state())
+        clean.append(np.asarray(act(seen[-1]), np.float32))
+        executed.append(_disturbed(clean[-1], noise, rng))
+        result = env.step(executed[-1])
+        results.append(result)
+        seen.append(env.observe())
+    return _episode(assignment, seen, states, clean, executed, results, source)
+
+
+def by_expert(expert: Expert) -> Act:
+    return lambda _: expert.act()
+
+
+def by_policy(policy: Policy, greedy: bool = False) -> Act:
+    """Decides once a chunk and plays its actions in order. Make a new one for every episode."""
+    return _Chunks(policy, greedy)
+
+
+class _Chunks:
+    def __init__(self, policy: Policy, greedy: bool) -> None:
+        self.policy, self.greedy = policy, greedy
+        self.left: Iterator[np.ndarray] = iter(())
+
+    def __call__(self, observation: Observation) -> np.ndarray:
+        action = next(self.left, None)
+        if action is None:
+            self.left = iter(self.policy.act(ObservationBatch.stack([observation]), self.greedy).actions[0])
+            action = next(self.left)
+        return action
+
+
+def _disturbed(action: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(action + noise * rng.standard_normal(action.shape), -1, 1).astype(np.float32)
+
+
+def _episode(
+    assignment: Assignment,
+    seen: list[Observation],
+    states: list[np.ndarray],
+    clean: list[np.ndarray],
+    executed: list[np.ndarray],
+    results: list[StepResult],
+    source: str,
+) -> Episode:
+    last, ending = seen[-1], results[-1]
+    before = ObservationBatch.stack(seen[:-1])
+    return Episode(
+        images=before.images,
+        proprio=before.proprio,
+        actions=np.stack(executed),
+        expert_actions=np.stack(clean) if source == "expert" else None,
+        rewards=np.array([r.reward for r in results], np.float32),
+        dones=np.array([0] * (len(results) - 1) + [1], np.uint8),
+        states=np.stack(states),
+        final_images=last.images,
+        final_proprio=last.proprio,
+        instruction=last.instruction,
+        task=assignment.task,
+        init_state=assignment.init_state,
+        seed=assignment.seed,
+        success=ending.terminated,
+        terminated=ending.terminated,
+        truncated=ending.truncated,
+        source=source,
+    )

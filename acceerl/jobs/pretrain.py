@@ -1,0 +1,105 @@
+"""`acceerl pretrain policy`: behaviour cloning of the configured policy from HDF5 trajectories."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from acceerl.config import Config
+from acceerl.jobs.build import make_env, make_policy, policy_spec
+from acceerl.policies.saved import save_policy
+from acceerl.roles.cloning import Demonstrations, clone
+from acceerl.runtime.rundir import Run
+from acceerl.stores import checkpoint
+from acceerl.stores.reader import open_trajectories
+from acceerl.types import EnvSpec
+
+
+def run(config: Config, run: Run) -> int:
+    """Trains for `pretrain.steps` updates and writes the policy file; resumes from the run's last checkpoint."""
+    if config.pretrain.what != "policy":
+        raise ValueError("acceerl pretrain trains policies in this version: use `acceerl pretrain policy`")
+    torch.set_num_threads(config.pretrain.threads)
+    torch.manual_seed(config.seed)
+    spec = _spec(config)
+    policy = make_policy(config, spec)
+    demonstrations = _demonstrations(config, spec)
+    began = time.monotonic()
+    _clone(config, run, policy, demonstrations)
+    target = Path(config.pretrain.to) if config.pretrain.to else run.weights
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_policy(target, policy, _extra(config, demonstrations, began), half=True)  # type: ignore[arg-type]
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {time.monotonic() - began:.0f} s, sha256 {digest}")
+    return 0
+
+
+def _spec(config: Config) -> EnvSpec:
+    env = make_env(config)
+    try:
+        return env.spec
+    finally:
+        env.close()
+
+
+def _demonstrations(config: Config, spec: EnvSpec) -> Demonstrations:
+    if not config.pretrain.data:
+        raise ValueError("pretrain.data is empty: give a folder of trajectories (`acceerl collect` writes one)")
+    trajectories = open_trajectories(config.pretrain.data)
+    kept = (trajectories[i] for i, entry in enumerate(trajectories.entries) if entry.success)
+    return Demonstrations(kept, policy_spec(config, spec))
+
+
+def _clone(config: Config, run: Run, policy: Any, demonstrations: Demonstrations) -> None:
+    numbers, found = config.pretrain, checkpoint.latest(run.checkpoints)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("cloning", total=numbers.steps)
+
+        def progress(step: int, figures: dict[str, float]) -> None:
+            bar.update(task, completed=step)
+            print(f"step {step}  loss {figures['loss']:.4f}  decisions/s {figures['decisions_per_s']:.0f}", flush=True)
+
+        clone(
+            policy,
+            demonstrations,
+            steps=numbers.steps,
+            batch=numbers.batch,
+            lr=numbers.lr,
+            weight_decay=numbers.weight_decay,
+            warmup=numbers.warmup,
+            label_sigma=numbers.label_sigma,
+            shift=numbers.shift,
+            ema=numbers.ema,
+            seed=config.seed,
+            progress=progress,
+            state=checkpoint.load(found)["cloning"] if found else None,
+            checkpoint=_Checkpoints(run, config),
+        )
+
+
+class _Checkpoints:
+    """Saves the cloning state at most every `learner.checkpoint_every` seconds."""
+
+    def __init__(self, run: Run, config: Config) -> None:
+        self.run, self.numbers, self.last = run, config.learner, time.monotonic()
+
+    def __call__(self, state: dict[str, Any]) -> None:
+        if time.monotonic() - self.last >= self.numbers.checkpoint_every:
+            checkpoint.save(self.run.checkpoints, state["step"], {"cloning": state}, self.numbers.keep)
+            self.last = time.monotonic()
+
+
+def _extra(config: Config, demonstrations: Demonstrations, began: float) -> dict[str, Any]:
+    """What the card of the weights says."""
+    return {
+        "recipe": {key: value for key, value in vars(config.pretrain).items()},
+        "samples": len(demonstrations),
+        "seconds": round(time.monotonic() - began),
+        "seed": config.seed,
+    }

@@ -1,0 +1,97 @@
+"""The entry of every process of a training: `python -m acceerl.jobs.process RUN ROLE INDEX`, started by a keeper.
+
+Each role's module has `serve(process) -> bool` (True: the loop ended by itself); only that module is imported, so
+that a rollout loads neither torch nor hydra.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from acceerl.channels.mpi import Endpoint, finish
+from acceerl.config import Config
+from acceerl.jobs.build import read_spec
+from acceerl.roles.drive import drive
+from acceerl.runtime.metrics import RunMeter
+from acceerl.runtime.registry_client import RegistryClient
+from acceerl.runtime.rundir import Run
+from acceerl.runtime.stop import DONE, STOPPED, StopFlag, Watchdog, die_with_keeper
+from acceerl.types import EnvSpec
+
+MODULES = {role: f"acceerl.jobs.{role}_process" for role in ("rollout", "inference", "learner")}
+MODULES["evaluator"] = MODULES["rollout"]  # what makes it an evaluator is whom it talks to
+ORPHANED_S = 20.0  # seconds without the supervisor's registry after which a process leaves
+
+
+@dataclass
+class Process:
+    """What a role's module gets to work with."""
+
+    run: Run
+    config: Config
+    spec: EnvSpec
+    role: str
+    index: int
+    registry: RegistryClient
+    endpoint: Endpoint
+    meter: RunMeter
+    stop: StopFlag
+    watchdog: Watchdog
+    requested: set[str] = field(default_factory=set)
+
+    def drive(self, loop: Iterator[bool], idle: float = 0.0) -> bool:
+        """Runs the loop until it ends (True) or this process is asked to stop (False)."""
+        return drive(loop, self.stop, self.watchdog.beat, idle)
+
+
+def main(run_dir: str, role: str, index: int) -> int:
+    die_with_keeper()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    stop = StopFlag().install()
+    run = Run.open(run_dir)
+    config = run.config()
+    watchdog = Watchdog(config.deadlines.watchdog, f"{role}[{index}]").start()
+    registry = RegistryClient(run.path, role, index)
+    module = importlib.import_module(MODULES[role])
+    endpoint = Endpoint(run.path, role, index, registry=registry, beat=watchdog.beat)
+    meter = RunMeter(run.metrics(role, index), role, index)
+    process = Process(run, config, read_spec(run), role, index, registry, endpoint, meter, stop, watchdog)
+    _listen(process)
+    done = module.serve(process)
+    meter.close()
+    logging.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
+    return DONE if done else STOPPED
+
+
+def _listen(process: Process) -> None:
+    """Requests of the supervisor become the stop flag; heartbeats go out once a second."""
+    process.registry.on_request = lambda what: _request(process, what)
+    for what in list(process.registry.requested):
+        _request(process, what)
+    threading.Thread(target=_heartbeats, args=(process,), name="heartbeat", daemon=True).start()
+
+
+def _request(process: Process, what: str) -> None:
+    if what == "checkpoint":
+        process.requested.add(what)
+    else:
+        process.stop.set(f"the supervisor asked to {what}")
+
+
+def _heartbeats(process: Process) -> None:
+    while not process.stop.wait(1.0):
+        process.registry.heartbeat(process.meter.snapshot())
+        if process.registry.refused:
+            process.stop.set(f"the registry refused it: {process.registry.refused}")
+        elif process.registry.disconnected_s > ORPHANED_S:
+            process.stop.set("the supervisor is gone")
+
+
+if __name__ == "__main__":
+    finish(main(str(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])))
