@@ -35,9 +35,10 @@ class LiberoEnv:
     Images are right side up and not mirrored: LIBERO's rows reversed. (Policies of the OpenVLA family were
     trained on LIBERO's images turned by 180 degrees, which are ours mirrored left to right.)
 
-    suite: libero_spatial, libero_object, libero_goal or libero_10. image_size: H, W in pixels. cameras: of
-    agentview and wrist, or LIBERO's own names. assets: folder of LIBERO's meshes, by default
-    $ACCEERL_LIBERO_ASSETS. scenes: how many tasks' simulators stay built (4 s each); the least recently used goes.
+    suite: libero_spatial, libero_object, libero_goal or libero_10. image_size: pixels, one number or H, W.
+    cameras: of agentview and wrist, or LIBERO's own names. assets: folder of LIBERO's meshes, by default
+    $ACCEERL_LIBERO_ASSETS. scenes: how many tasks' simulators stay built (seconds each); the least recently used
+    goes. step_limit: control steps per episode, by default the published 220, 280, 300 or 520.
 
     Raises ValueError for an unknown suite or camera or missing assets, RuntimeError for missing packages or GL.
     """
@@ -45,21 +46,17 @@ class LiberoEnv:
     def __init__(
         self,
         suite: str = "libero_spatial",
-        image_size: Sequence[int] = (128, 128),
+        image_size: int | Sequence[int] = 128,
         cameras: Sequence[str] = ("agentview", "wrist"),
         assets: str = "",
         scenes: int = 2,
+        step_limit: int | None = None,
     ) -> None:
-        if suite not in STEP_LIMITS:
-            raise ValueError(f"no LIBERO suite {suite!r}: choose one of {', '.join(STEP_LIMITS)}")
-        for camera in cameras:
-            if camera not in CAMERAS and camera not in _LIBERO_CAMERAS:
-                raise ValueError(f"no LIBERO camera {camera!r}: choose of {', '.join((*CAMERAS, *_LIBERO_CAMERAS))}")
-        if scenes < 1:
-            raise ValueError(f"scenes must be at least 1, got {scenes}")
+        _check(suite, cameras, scenes)
         self._suite, self._assets, self._capacity = suite, assets, scenes
         self._files = _task_files(suite, Path(load(assets).__file__ or "").parent)
-        self._spec = _spec(suite, tuple(cameras), (int(image_size[0]), int(image_size[1])))
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self._spec = _spec(suite, tuple(cameras), (height, width), step_limit or STEP_LIMITS[suite])
         self._scenes: OrderedDict[int, Scene] = OrderedDict()
         self._header = np.zeros(_HEADER)
         self._scene: Scene | None = None
@@ -145,6 +142,16 @@ class LiberoEnv:
         self._scene = None
 
 
+def _check(suite: str, cameras: Sequence[str], scenes: int) -> None:
+    if suite not in STEP_LIMITS:
+        raise ValueError(f"no LIBERO suite {suite!r}: choose one of {', '.join(STEP_LIMITS)}")
+    for camera in cameras:
+        if camera not in CAMERAS and camera not in _LIBERO_CAMERAS:
+            raise ValueError(f"no LIBERO camera {camera!r}: choose of {', '.join((*CAMERAS, *_LIBERO_CAMERAS))}")
+    if scenes < 1:
+        raise ValueError(f"LIBERO must keep at least one of its scenes, got scenes={scenes}")
+
+
 @lru_cache
 def _tasks(suite: str) -> tuple[tuple[str, str], ...]:
     """(file stem, instruction) of every task, in LIBERO's default order."""
@@ -158,9 +165,9 @@ def _task_files(suite: str, package: Path) -> list[tuple[str, str]]:
     return [(str(bddl / f"{stem}.bddl"), str(states / f"{stem}.pruned_init")) for stem, _ in _tasks(suite)]
 
 
-def _spec(suite: str, cameras: tuple[str, ...], image_size: tuple[int, int]) -> EnvSpec:
+def _spec(suite: str, cameras: tuple[str, ...], image_size: tuple[int, int], step_limit: int) -> EnvSpec:
     instructions = tuple(language for _, language in _tasks(suite))
-    limits = (STEP_LIMITS[suite],) * len(instructions)
+    limits = (step_limit,) * len(instructions)
     return EnvSpec(cameras, image_size, 8, 7, instructions, limits, TRAIN_STATES, EVAL_STATES)
 
 

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from acceerl.envs.gl import choose_gl
+
 ASSETS_VARIABLE = "ACCEERL_LIBERO_ASSETS"
 _SEE = "see README, LIBERO"
 
@@ -42,6 +44,16 @@ def load(assets: str = "") -> types.ModuleType:
     return root
 
 
+def missing(assets: str = "") -> str:
+    """Why LIBERO cannot run here, in one line; empty when its packages and assets are in place. Imports nothing."""
+    try:
+        find_assets(assets, _package_folder())
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    absent = [name for name in ("robosuite", "bddl", "torch") if importlib.util.find_spec(name) is None]
+    return f"LIBERO needs the packages {', '.join(absent)}: make libero, {_SEE}" if absent else ""
+
+
 def _package_folder() -> Path:
     found = importlib.util.find_spec("libero")
     if found is None or not found.submodule_search_locations:
@@ -57,20 +69,6 @@ def find_assets(assets: str, package: Path) -> Path:
             f"LIBERO's meshes are not at {folder}: set {ASSETS_VARIABLE} or env.assets to a staged copy; {_SEE}"
         )
     return folder.resolve()
-
-
-def choose_gl() -> None:
-    """Picks EGL where a GPU is visible and OSMesa elsewhere, unless MUJOCO_GL is set; before the first import."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    # robosuite reads CUDA_VISIBLE_DEVICES as EGL device numbers: an empty one or UUIDs crash it
-    numbered = visible is None or (visible != "" and visible.replace(",", "").isdigit())
-    gpu = numbered and any(Path("/dev").glob("nvidia[0-9]*"))
-    if os.environ.setdefault("MUJOCO_GL", "egl" if gpu else "osmesa") == "egl" and not numbered:
-        raise RuntimeError(
-            f"MUJOCO_GL=egl needs GPU numbers, CUDA_VISIBLE_DEVICES is {visible!r}: unset it or use MUJOCO_GL=osmesa"
-        )
-    if os.environ["MUJOCO_GL"] in ("egl", "osmesa"):
-        os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 
 
 def _quiet_robosuite() -> None:
