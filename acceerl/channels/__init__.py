@@ -1,1 +1,1 @@
-"""Links between roles: the table (`links`), the wire format, and two transports (`mpi` between processes, `inline` in one)."""
+"""Links between roles: the table (`links`), the wire format, and two transports, `mpi` and `inline`."""

@@ -85,7 +85,7 @@ class Registry:
         self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
         self._thread.start()
         if not self._ready.wait(10) or self._failure:
-            raise RegistryTimeout(f"the registry could not listen on {host}: {self._failure or "no answer in 10 s"}")
+            raise RegistryTimeout(f"the registry could not listen on {host}: {self._failure or 'no answer in 10 s'}")
 
     def processes(self) -> dict[Key, Record]:
         """A snapshot of every process that ever announced itself."""

@@ -1,0 +1,47 @@
+"""One suite over every transport: the same plays inside one process and between processes over MPI ports."""
+
+import pytest
+
+from acceerl.channels.inline import Hub
+from acceerl.channels.links import (
+    Requests,
+    SegmentReceiver,
+    SegmentSender,
+    Serving,
+    WeightsPublisher,
+    WeightsReader,
+)
+from tests.contract.link_scenarios import LINKS_OF, SCENARIOS
+from tests.mpi.launching import launch, registry  # noqa: F401  (fixtures)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_inline(name):
+    hub = Hub()
+    plays = [play(hub.ends(role)) for role, play in SCENARIOS[name].items()]
+    while plays:
+        for play in list(plays):
+            if next(play, "over") == "over":
+                plays.remove(play)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("threads", [False, True], ids=["pumping", "pumper"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_mpi(name, threads, launch):  # noqa: F811
+    processes = [
+        launch(
+            "scenario", role, 0, LINKS_OF[name], scenario=name, pumper=threads and role in ("learner", "world_model")
+        )
+        for role in SCENARIOS[name]
+    ]
+    for process in processes:
+        process.must_end_well(20)
+
+
+def test_inline_ends_are_links():
+    ends = Hub().ends("rollout")
+    kinds = {Requests: ends.requests(), Serving: ends.serving(), SegmentSender: ends.sender("experience")}
+    kinds |= {SegmentReceiver: ends.receiver("experience"), WeightsPublisher: ends.publisher("policy_weights")}
+    kinds |= {WeightsReader: ends.reader("policy_weights")}
+    assert all(isinstance(end, kind) for kind, end in kinds.items())

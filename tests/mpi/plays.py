@@ -1,0 +1,111 @@
+"""The processes of the MPI tests: `python -m tests.mpi.plays JSON` under mpiexec. Not collected by pytest."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+
+from acceerl.channels.links import PeerLost
+from acceerl.channels.mpi import Endpoint
+from acceerl.channels.pumping import Idle
+from acceerl.runtime.registry import RegistryClient
+from acceerl.runtime.stop import Watchdog
+from acceerl.types import Act
+from tests.contract.link_scenarios import SCENARIOS, observed
+
+
+def scenario(endpoint: Endpoint, options: dict) -> None:
+    pumper = endpoint.start_pumper if options.get("pumper") else None
+    idle = Idle()
+    for turn, _ in enumerate(SCENARIOS[options["scenario"]][endpoint.me.role](endpoint)):
+        if turn == 0 and pumper:
+            pumper()
+        idle.rest(False)
+
+
+def serve(endpoint: Endpoint, options: dict) -> None:
+    """Echoes the seed of every request until it is killed."""
+    serving = endpoint.serving()
+    print("serving as incarnation", endpoint.me.incarnation)
+    while "stop" not in endpoint.registry.requested:
+        for peer, asked in serving.wait(0.2):
+            serving.reply(peer, Act(asked.slot, np.full((8, 7), asked.assignment.seed, np.float32)))
+        for peer in serving.lost():
+            print("lost", peer, peer.incarnation)
+
+
+def ask(endpoint: Endpoint, options: dict) -> None:
+    """Plays checked rounds; `rounds` answers in a row without a loss, then ends."""
+    requests = endpoint.requests(options.get("servers"))
+    good, total, deadline = 0, 0, time.monotonic() + options.get("seconds", 30)
+    while good < options["rounds"]:
+        assert time.monotonic() < deadline, "too slow"
+        try:
+            total += 1
+            requests.send(observed(0, seed=total))
+            while not (acts := requests.wait(1.0)):
+                assert time.monotonic() < deadline, "no answer"
+        except PeerLost as lost:
+            print("lost:", lost)
+            good = 0
+            continue
+        assert acts[0].actions[0, 0] == total
+        good += 1
+        if good == 20:
+            print("talking")
+    print("done after", total)
+
+
+def die_at_connect(endpoint: Endpoint, options: dict) -> None:
+    """A client that is killed `ms` after it said `here`; ms < 0: it says `here` and never calls Connect."""
+    endpoint.requests()
+    connect = endpoint._meet
+
+    def meet(call, port):
+        if options["ms"] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        killer = threading.Timer(options["ms"] / 1000, os.kill, (os.getpid(), signal.SIGKILL))
+        killer.start()
+        return connect(call, port)
+
+    endpoint._meet = meet
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        endpoint.pump()
+        time.sleep(0.001)
+
+
+def die_before_accept(endpoint: Endpoint, options: dict) -> None:
+    """A server that says `come` and is killed when the client stands at the door."""
+    endpoint.serving()
+    print("serving as incarnation", endpoint.me.incarnation)
+    endpoint._meet = lambda call, port: os.kill(os.getpid(), signal.SIGKILL)
+    while True:
+        endpoint.pump()
+        time.sleep(0.001)
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    print("pid", os.getpid())
+    registry = RegistryClient(options["run"], options["role"], options["index"], timeout_s=10)
+    watchdog = Watchdog(options.get("watchdog_s", 15), f"{registry} MPI").start()
+    endpoint = Endpoint(registry, options["links"], spec=options.get("spec"), beat=watchdog.beat)
+    globals()[options["play"]](endpoint, options)
+    endpoint.finish(0)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
