@@ -1,0 +1,238 @@
+"""The command line: one table of commands; each is configured by Hydra-style overrides and imported when called.
+
+Users' mistakes end in one line on stderr and exit code 2; a crash shows its traceback and ends with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import acceerl
+
+WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+USER_ERROR, CRASH, INTERRUPTED = 2, 1, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """`keys`: the groups of the schema that its help lists; `words`: positional words before the overrides."""
+
+    help: str
+    handler: Callable[[argparse.Namespace], int]
+    example: str
+    keys: tuple[str, ...] = ()
+    words: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, choices; none: anything)
+    job: bool = True  # takes overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except WRONG_INPUT as error:
+        return _one_line(error)
+    except KeyboardInterrupt:
+        print("acceerl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - the outermost frame: whatever it was, the exit code must say crash
+        traceback.print_exc()
+        return CRASH
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"acceerl {acceerl.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name}: choose from {', '.join(COMMANDS)}")
+    parsed = _parser(name).parse_intermixed_args(rest)
+    if parsed.help:
+        print(command_help(name))
+        return 0
+    _check_words(name, parsed)
+    return COMMANDS[name].handler(parsed)
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join([
+        "usage: acceerl COMMAND [KEY=VALUE ...]      acceerl COMMAND --help shows the keys of a command", "",
+        acceerl.__doc__ or "", "", *lines, "",
+        "examples:", *[f"  {command.example}" for command in COMMANDS.values()], "",
+        "exit codes: 0 done, 75 asked to stop (resume=RUN continues), 2 wrong input, 1 crash",
+        "ACCEERL_TRACEBACK=1 shows where a wrong input was found",
+    ])  # fmt: skip
+
+
+def command_help(name: str) -> str:
+    """Usage, groups with their choices, and every key with its default."""
+    command = COMMANDS[name]
+    words = "".join(f" {'|'.join(choices) or word.upper()}" for word, choices in command.words)
+    lines = [f"usage: acceerl {name}{words}{_flags(name)}", "", command.help, "", f"example: {command.example}"]
+    if command.job:
+        lines += ["", "groups (GROUP=CHOICE):", *_group_lines(), "", "keys and their defaults (KEY=VALUE):"]
+        lines += _key_lines(command.keys)
+    return "\n".join(lines)
+
+
+def _flags(name: str) -> str:
+    if not COMMANDS[name].job:
+        return ""
+    return " [KEY=VALUE ...] [--dry-run]" + (" [-m]" if name == "train" else "")
+
+
+def _group_lines() -> list[str]:
+    from acceerl.launch.compose import groups
+
+    return [f"  {group:<12} {', '.join(choices)}" for group, choices in groups().items()]
+
+
+def _key_lines(keys: tuple[str, ...]) -> list[str]:
+    from acceerl.config import Config, to_dict
+
+    lines = []
+    for key, value in to_dict(Config()).items():
+        if isinstance(value, dict) and key in keys:
+            lines += [f"  {key}.{name}={_shown(default)}" for name, default in value.items()]
+        elif not isinstance(value, dict):
+            lines.append(f"  {key}={_shown(value)}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"acceerl {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("words", nargs="*")
+    if COMMANDS[name].job:
+        parser.add_argument("--dry-run", action="store_true")
+        parser.add_argument("-m", "--multirun", action="store_true")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(f"{self.prog}: {message} (see {self.prog} --help)")
+
+
+def _check_words(name: str, parsed: argparse.Namespace) -> None:
+    """Splits positional words from overrides and refuses what the command does not take."""
+    expected = COMMANDS[name].words
+    parsed.command, parsed.overrides = name, parsed.words[len(expected) :]
+    parsed.words = parsed.words[: len(expected)]
+    for i, (word, choices) in enumerate(expected):
+        given = parsed.words[i] if i < len(parsed.words) else ""
+        if not given or (choices and given not in choices):
+            wanted = ", ".join(choices) if choices else word.upper()
+            raise ValueError(f"acceerl {name}: {given or 'a word is missing'}: give {word} as one of {wanted}"
+                             if choices else f"acceerl {name}: give {wanted} (see acceerl {name} --help)")  # fmt: skip
+    if parsed.overrides and not COMMANDS[name].job:
+        raise ValueError(f"acceerl {name} takes no further words, got {' '.join(parsed.overrides)}")
+    if parsed.overrides and "=" not in (first := parsed.overrides[0]) and not first.startswith("~"):
+        raise ValueError(f"{first} is no override: write KEY=VALUE (see acceerl {name} --help)")
+
+
+def _one_line(error: BaseException) -> int:
+    if os.environ.get("ACCEERL_TRACEBACK"):
+        traceback.print_exc()
+    print(f"acceerl: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return USER_ERROR
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from acceerl.launch import train
+    from acceerl.launch.compose import multirun
+
+    if parsed.multirun:
+        if any(text.startswith("resume=") for text in parsed.overrides):
+            raise ValueError("resume= continues one run: leave -m out")
+        return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.train)
+    config, resumed = train.prepare("train", parsed.overrides)
+    return _dry_train(config) if parsed.dry_run else train.train(config, resumed)
+
+
+def _dry_train(config: Any) -> int:
+    from acceerl.launch.train import describe
+
+    print(describe(config))
+    return 0
+
+
+def _job(parsed: argparse.Namespace, overrides: list[str]) -> int:
+    """Jobs that run in this process: `acceerl.jobs.NAME:run(config, run)`."""
+    from acceerl.launch.train import open_run, prepare
+
+    if parsed.multirun:
+        raise ValueError(f"acceerl {parsed.command} takes no -m: only train sweeps")
+    config, resumed = prepare(parsed.command, overrides)
+    if parsed.dry_run:
+        print(f"{parsed.command} of {config.suite} in one process on this machine; no links")
+        return 0
+    run: Callable[..., int] = importlib.import_module(f"acceerl.jobs.{parsed.command}").run
+    return run(config, open_run(config, resumed))
+
+
+def _plain_job(parsed: argparse.Namespace) -> int:
+    return _job(parsed, parsed.overrides)
+
+
+def _pretrain(parsed: argparse.Namespace) -> int:
+    return _job(parsed, [*parsed.overrides, f"pretrain.what={parsed.words[0]}"])
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from acceerl.runtime.rundir import Run
+
+    path = Run.open(parsed.words[0]).path
+    code: int | None = importlib.import_module("acceerl.jobs.report").run(path)
+    return code or 0
+
+
+def _data(parsed: argparse.Namespace) -> int:
+    from acceerl.launch import data
+
+    return {"inspect": data.inspect, "validate": data.validate}[parsed.words[0]](parsed.words[1])
+
+
+_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor")
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "reinforcement learning: rollouts, inference and learner as processes of this machine",
+        _train, "acceerl train experiment=tabletop_spatial", _TRAINING,
+    ),
+    "evaluate": Command(
+        "success table and videos of a policy on the evaluation states",
+        _plain_job, "acceerl evaluate env=tabletop start=shipped", ("evaluator", "inference"),
+    ),
+    "collect": Command(
+        "episodes of the scripted expert or a policy into HDF5 shards",
+        _plain_job, "acceerl collect env=tabletop collect.episodes=100 collect.to=data/spatial", ("collect",),
+    ),
+    "pretrain": Command(
+        "a starting policy (behaviour cloning) or a world model from HDF5 shards",
+        _pretrain, "acceerl pretrain policy pretrain.data=data/spatial", ("pretrain",),
+        words=(("what", ("policy", "world_model")),),
+    ),
+    "data": Command(
+        "look at HDF5 trajectories, or check them",
+        _data, "acceerl data validate data/spatial", words=(("what", ("inspect", "validate")), ("path", ())), job=False,
+    ),
+    "report": Command(
+        "one HTML page about a run", _report, "acceerl report runs/NAME", words=(("run", ()),), job=False,
+    ),
+}  # fmt: skip

@@ -1,0 +1,208 @@
+"""Leads one training from the first process to the last: `supervise`. Read it to know what ends a run, and how.
+
+The supervisor holds the registry, tells its keeper what to do about every death, silence and signal, and writes
+`status.json`. It computes nothing and waits for nothing without a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from acceerl.config import Config
+from acceerl.launch.keeper import Child, Command, Exit, Keeper, last_lines
+from acceerl.launch.progress import Key, Progress, Totals, latest_gauge, scalars
+from acceerl.runtime.metrics import TensorBoard
+from acceerl.runtime.placement import rows
+from acceerl.runtime.registry import Record, Registry
+from acceerl.runtime.rundir import Run
+from acceerl.runtime.stop import DONE, STOPPED, StopFlag
+
+FAILED = 1
+TICK = 0.1  # seconds between two looks at the processes
+STATUS_EVERY = 2.0
+SCALARS_EVERY = 10.0
+
+
+def supervise(
+    run: Run, config: Config, on_progress: Callable[[Progress], None],
+    *, command: Command | None = None, stop: StopFlag | None = None,
+) -> int:  # fmt: skip
+    """Runs one attempt of a training with all its processes on this machine.
+
+    Returns 0 when the learner is done, 75 when a signal (TERM, USR2, INT) asked to stop, 1 after a crash loop.
+    No process outlives this call. `command` replaces the real processes in tests. Main thread only.
+    """
+    supervisor = Supervisor(run, config, on_progress, command, stop or StopFlag().install())
+    try:
+        return supervisor.lead()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    """One attempt. States: starting -> running -> draining -> done, stopped or failed."""
+
+    def __init__(
+        self, run: Run, config: Config, on_progress: Callable[[Progress], None], command: Command | None, stop: StopFlag
+    ) -> None:
+        self.run, self.config, self.stop = run, config, stop
+        self.on_progress = on_progress
+        placement = rows(config)
+        self.totals = Totals(run.status().get("counters", {}))
+        self.attempt = run.begin_attempt()
+        self.keeper = Keeper(run, self.attempt, placement, config.supervisor, command)
+        self.registry = Registry(run.path)
+        self.tensorboard = TensorBoard(run.tensorboard)
+        self.state, self.error = "starting", ""
+        self.code: int | None = None  # what the attempt will return, once that is known
+        self.drain_until = float("inf")
+        self._due = {self._report: 0.0, self._write_scalars: time.monotonic() + SCALARS_EVERY}
+
+    def lead(self) -> int:
+        self.state = "running"
+        while self.code is None or self.keeper.running:
+            for exit in self.keeper.poll():
+                self._judge(exit)
+            if self.code is None:
+                self._heed_signals()
+                self._replace_silent()
+            elif time.monotonic() > self.drain_until:
+                self._end_stragglers()
+            self._now_and_then()
+            time.sleep(TICK)
+        self.state = {DONE: "done", STOPPED: "stopped"}.get(self.code, "failed")
+        return self.code
+
+    def close(self) -> None:
+        """Whatever happened: no process, no socket and no half-told status stays behind."""
+        self.keeper.kill_all()
+        if self.code is None:
+            self.state = "failed"
+        self._report()
+        self._write_scalars()
+        self.tensorboard.close()
+        self.registry.wait_closed()
+
+    def _judge(self, exit: Exit) -> None:
+        self.registry.gone(exit.role, exit.index)
+        if exit.role == "learner" and exit.code == DONE:
+            self._drain(DONE, "the learner is done")
+        elif exit.code == STOPPED:
+            self._drain(STOPPED, f"{exit.name} was asked to stop")
+        elif exit.hopeless and self.code is None:
+            self._give_up(exit)
+        elif exit.again and self.code is None:
+            child = self.keeper.children[exit.role, exit.index]
+            _say(f"{exit.name} ended: {exit.text}; restart {child.restarts} follows (log {self.keeper.log(child)})")
+
+    def _heed_signals(self) -> None:
+        if self.stop.is_set():
+            _say(f"{self.stop.reason}: asking the learner for a checkpoint and everyone to leave")
+            self._drain(STOPPED, self.stop.reason)
+
+    def _drain(self, code: int, why: str) -> None:
+        """Asks everyone to leave, once; a learner that finishes meanwhile turns `stopped` into `done`."""
+        if self.code is not None:
+            self.code = DONE if code == DONE and self.code == STOPPED else self.code
+            return
+        self.code, self.state = code, "draining"
+        self.drain_until = time.monotonic() + self.config.deadlines.drain
+        self.keeper.no_more_starts()
+        self.registry.request(None, "stop")
+
+    def _give_up(self, exit: Exit) -> None:
+        """Ends the run after a crash loop and says why with the process' own last words."""
+        child = self.keeper.children[exit.role, exit.index]
+        rules, log = self.config.supervisor, self.keeper.log(child)
+        self.error = (f"{exit.name} crashed {len(child.crashes)} times within {rules.crash_window:g} s, "
+                      f"last with {exit.text}; its last lines ({log}):")  # fmt: skip
+        _say("\n  ".join([f"error: {self.error}", *last_lines(log)]))
+        self._drain(FAILED, self.error)
+
+    def _replace_silent(self) -> None:
+        """Kills processes that the registry has not heard of for too long; their keeper starts them again."""
+        records = self.registry.processes()
+        for child in self.keeper.running:
+            silent, limit = self._silence(child, records.get(child.key))
+            if silent > limit:
+                name = f"{child.row.role}[{child.index}] (process {self.keeper.pid(child)})"
+                _say(f"supervisor waited {silent:.0f} s for a life sign of {name}: killing it (deadlines.heartbeat)")
+                self.keeper.kill(child)
+
+    def _silence(self, child: Child, record: Record | None) -> tuple[float, float]:
+        """Seconds since a life sign, and how many are allowed: loading libraries comes before the first one."""
+        deadlines, now = self.config.deadlines, time.monotonic()
+        if record is None or record.last_heard < child.started:
+            return now - child.started, deadlines.connect + deadlines.heartbeat
+        return now - record.last_heard, deadlines.heartbeat
+
+    def _end_stragglers(self) -> None:
+        names = ", ".join(f"{c.row.role}[{c.index}]" for c in self.keeper.running)
+        _say(f"supervisor waited {self.config.deadlines.drain:g} s (deadlines.drain) for {names} to leave: killing")
+        self.keeper.kill_all()
+
+    def _now_and_then(self) -> None:
+        for task, due in self._due.items():
+            if time.monotonic() >= due:
+                self._due[task] = time.monotonic() + (SCALARS_EVERY if task == self._write_scalars else STATUS_EVERY)
+                task()
+
+    def _report(self) -> None:
+        records = self.registry.processes()
+        self.totals.take(records)
+        restarts = sum(child.restarts for child in self.keeper.children.values())
+        success = latest_gauge(records, "learner", "success")
+        lag = latest_gauge(records, "learner", "lag")
+        progress = Progress(
+            self.state, self.attempt, self.totals.counters(), self.totals.rates(), success, lag, restarts
+        )
+        self.on_progress(progress)
+        self.run.write_status(self._status(progress, records))
+
+    def _status(self, progress: Progress, records: dict[Key, Record]) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "error": self.error,
+            "attempt": self.attempt,
+            "supervisor": whoami(),
+            "counters": progress.counters,
+            "rates": {k: round(v, 2) for k, v in progress.rates.items()},
+            "success": progress.success,
+            "last_checkpoint": self._last_checkpoint(),
+            "processes": [self._row(child, records.get(child.key)) for child in self.keeper.children.values()],
+        }
+
+    def _row(self, child: Child, record: Record | None) -> dict[str, Any]:
+        """One process. `pid` is the role's own one; mpiexec and its proxy stand around it."""
+        announced = child.running and record is not None and record.last_heard >= child.started
+        return {
+            "role": child.row.role,
+            "index": child.index,
+            "pid": record.pid if announced and record else self.keeper.pid(child),
+            "running": child.running,
+            "restarts": child.restarts,
+        }
+
+    def _last_checkpoint(self) -> str:
+        """The newest whole checkpoint's name; half-written ones carry a dot or `.partial` in theirs."""
+        names = [p.name for p in self.run.checkpoints.glob("*") if "." not in p.name]
+        return max(names, key=lambda n: (self.run.checkpoints / n).stat().st_mtime, default="")
+
+    def _write_scalars(self) -> None:
+        counters, rates = self.totals.counters(), self.totals.rates()
+        totals = {f"run/{k}": float(v) for k, v in counters.items()} | {f"run/{k}_per_s": v for k, v in rates.items()}
+        self.tensorboard.scalars(totals | scalars(self.registry.processes()), counters["updates"])
+
+
+def whoami() -> dict[str, Any]:
+    """Which process wrote a status, and when (seconds since the epoch)."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+
+
+def _say(text: str) -> None:
+    print(f"acceerl: {text}", file=sys.stderr, flush=True)

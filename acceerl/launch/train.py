@@ -1,0 +1,159 @@
+"""`acceerl train` from configuration to last line: make or reopen the run, score, train, score again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from acceerl.channels.links import LINKS
+from acceerl.config import Config
+from acceerl.jobs.build import make_env, write_spec
+from acceerl.launch.compose import compose, override
+from acceerl.launch.progress import LogLines, TerminalLine
+from acceerl.launch.supervisor import supervise, whoami
+from acceerl.runtime import placement
+from acceerl.runtime.rundir import Run
+from acceerl.runtime.stop import DONE, STOPPED, StopFlag
+
+
+def prepare(job: str, overrides: Sequence[str]) -> tuple[Config, Run | None]:
+    """The configuration, and with `resume=RUN` the run that it continues (whose own configuration it then is).
+
+    Raises FileNotFoundError for a run that is not there, ValueError for one that is still running.
+    """
+    resumed = [text.removeprefix("resume=") for text in overrides if text.startswith("resume=")]
+    if not resumed or not resumed[-1]:
+        return compose(job, overrides), None
+    run = Run.open(resumed[-1])
+    _refuse_running(run)
+    return override(run.config(), [text for text in overrides if not text.startswith("resume=")]), run
+
+
+def open_run(config: Config, resumed: Run | None) -> Run:
+    """The run directory, new or continued, with its configuration written."""
+    run = resumed or Run.create(config)
+    if resumed:
+        run.write_config(config)
+    print(f"run directory: {_short(run.path)}", flush=True)
+    return run
+
+
+def train(config: Config, resumed: Run | None = None) -> int:
+    """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
+    placement.rows(config)  # refuse what cannot work before anything is made
+    run = open_run(config, resumed)
+    with _leaving_on_signals():
+        _write_spec(config, run)
+        if config.evaluator.before:
+            _score_once(config, run, "before", None)
+    code = _serial(config, run) if config.channels == "inline" else _supervised(config, run)
+    if code == STOPPED:
+        print(f"stopped; to continue: acceerl train resume={_short(run.path)}", flush=True)
+    if code != DONE:
+        return code
+    with _leaving_on_signals():
+        if config.evaluator.after:
+            _score_once(config, run, "after", run.weights)
+    _write_figures(config, run)
+    print(last_line(run), flush=True)
+    return DONE
+
+
+def describe(config: Config) -> str:
+    """What `--dry-run` prints: processes and the links between them."""
+    roles = placement.processes(config)
+    rows = [(link, _present(link.senders, roles), _present(link.receivers, roles)) for link in LINKS.values()]
+    lines = [f"{link.name:<15} {a} -> {b}  (when full: {link.when_full})" for link, a, b in rows if a and b]
+    head = f"{config.schedule} training of {config.suite}, channels={config.channels}, launch={config.launch}"
+    return "\n".join([head, "", placement.table(config), "", *lines])
+
+
+def _present(ends: Sequence[str], roles: Container[str]) -> str:
+    return "+".join(role for role in ends if role in roles)
+
+
+def last_line(run: Run) -> str:
+    """`success before RL 52.0 %, after RL 71.5 %`, from what this run and its earlier attempts have measured."""
+    scores = run.scores()
+    parts = [f"{label} RL {100 * scores[label]:.1f} %" for label in ("before", "after") if label in scores]
+    return f"success {', '.join(parts)}" if parts else f"trained; the weights: {_short(run.weights)}"
+
+
+def _write_spec(config: Config, run: Run) -> None:
+    env = make_env(config)
+    try:
+        write_spec(run, env.spec)
+    finally:
+        env.close()
+
+
+def _score_once(config: Config, run: Run, label: str, weights: Path | None) -> None:
+    """Measures a score unless an earlier attempt of the run did; `after` belongs to the weights, so it is anew."""
+    from acceerl.jobs.evaluate import score  # loads torch
+
+    if label not in run.scores() or label == "after":
+        run.write_score(label, score(config, run, weights, label))
+
+
+def _supervised(config: Config, run: Run) -> int:
+    with TerminalLine() if sys.stderr.isatty() else LogLines() as show:
+        return supervise(run, config, show)
+
+
+def _serial(config: Config, run: Run) -> int:
+    from acceerl.jobs import serial
+
+    run.begin_attempt()
+    own = {"attempt": run.attempt, "supervisor": whoami(), "processes": []}
+    run.write_status({**run.status(), **own, "state": "running"})
+    code = serial.run(config, run, StopFlag().install())
+    run.write_status({**run.status(), "state": {DONE: "done", STOPPED: "stopped"}.get(code, "failed")})
+    return code
+
+
+def _write_figures(config: Config, run: Run) -> None:
+    """`json=PATH`: the scores and counters as flat figures."""
+    if config.json:
+        scores = {f"train.success_{label}": value for label, value in run.scores().items()}
+        counters = {f"train.{name}": value for name, value in run.status().get("counters", {}).items()}
+        Path(config.json).write_text(json.dumps({"job": "train", "figures": scores | counters}, indent=1) + "\n")
+
+
+def _refuse_running(run: Run) -> None:
+    """Two supervisors in one directory would overwrite each other's checkpoints."""
+    status = run.status()
+    owner = status.get("supervisor", {})
+    if status.get("state") not in ("running", "draining") or owner.get("host") != socket.gethostname():
+        return
+    if psutil.pid_exists(owner["pid"]) and psutil.Process(owner["pid"]).create_time() <= owner["time"]:
+        raise ValueError(f"{run.path} is running (process {owner['pid']}): stop it first")
+
+
+@contextmanager
+def _leaving_on_signals() -> Iterator[None]:
+    """Between the scores nothing needs saving: a signal leaves at once, with the code that says `asked to stop`."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        print(f"acceerl: {signal.Signals(number).name}: leaving", file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _short(path: Path) -> str:
+    """Relative to where the user stands, when it is below."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

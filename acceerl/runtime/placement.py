@@ -1,0 +1,95 @@
+"""Which processes a training has, how many, and what each may use. Roles are data here; nothing is started.
+
+`rows` is the one table that keepers, the dry run and the supervisor read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from acceerl.config import Config
+
+MPI_ENV = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}  # other settings crash at Accept or Connect
+GL_ENV = {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One role group: `count` processes with `threads` compute threads each.
+
+    `defaults` are environment variables that the user's own environment overrides; OMP_NUM_THREADS is set always.
+    """
+
+    role: str
+    count: int
+    threads: int
+    device: str = "cpu"
+    defaults: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, inherited: dict[str, str]) -> dict[str, str]:
+        """The environment variables of this row's processes.
+
+        >>> Row("rollout", 2, 1, defaults={"A": "1"}).environment({"A": "2"})
+        {'A': '2', 'OMP_NUM_THREADS': '1'}
+        """
+        return {**self.defaults, **inherited, "OMP_NUM_THREADS": str(self.threads)}
+
+
+def rows(config: Config) -> tuple[Row, ...]:
+    """The placement of a training on this machine.
+
+    Raises ValueError, naming the row and the key, for one that cannot work.
+    """
+    sim = {**MPI_ENV, **GL_ENV, "LP_NUM_THREADS": "0"}  # Mesa's worker threads cost more than small images gain
+    table = (
+        Row("learner", 1, config.learner.threads, config.learner.device, MPI_ENV),
+        Row("inference", config.inference.instances, config.inference.threads, config.inference.device, MPI_ENV),
+        Row("rollout", config.rollout.processes, 1, defaults=sim),
+        Row("evaluator", config.evaluator.processes, 1, defaults=sim),
+    )
+    for check in (_feeds_every_inference, _threads_fit, _devices_exist):
+        check(table)
+    return tuple(row for row in table if row.count)
+
+
+def processes(config: Config) -> dict[str, int]:
+    """`{role: count}`."""
+    return {row.role: row.count for row in rows(config)}
+
+
+def table(config: Config) -> str:
+    """The placement as text, for the dry run."""
+    lines = [f"{'role':<10} {'count':>5} {'threads':>7}  device"]
+    return "\n".join(lines + [f"{r.role:<10} {r.count:>5} {r.threads:>7}  {r.device}" for r in rows(config)])
+
+
+def _feeds_every_inference(table: tuple[Row, ...]) -> None:
+    counts = {row.role: row.count for row in table}
+    if counts["inference"] > counts["rollout"]:
+        raise ValueError(
+            f"placement row inference: inference.instances={counts['inference']} but only {counts['rollout']} rollout "
+            "processes to serve; lower inference.instances or raise rollout.processes"
+        )
+
+
+def _threads_fit(table: tuple[Row, ...], cores: Callable[[], int] = lambda: len(os.sched_getaffinity(0))) -> None:
+    """Sharing cores between processes is slow but works; one process with more threads than cores never helps."""
+    for row in table:
+        if row.count and row.threads > max(cores(), 2):
+            raise ValueError(f"placement row {row.role}: {row.role}.threads={row.threads}, but this machine lends "
+                             f"{cores()} cores; lower {row.role}.threads")  # fmt: skip
+
+
+def _devices_exist(table: tuple[Row, ...]) -> None:
+    for row in table:
+        if row.count and row.device.startswith("cuda") and not _has_gpu():
+            raise ValueError(f"placement row {row.role}: {row.role}.device={row.device}, but this machine has no "
+                             f"NVIDIA GPU; set {row.role}.device=cpu")  # fmt: skip
+
+
+def _has_gpu() -> bool:
+    """Asked of the device files, since loading torch for it takes seconds."""
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
