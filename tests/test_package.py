@@ -68,6 +68,6 @@ def test_help_names_the_commands(installed: Path, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_composes_outside_the_repository(installed: Path, tmp_path: Path) -> None:
-    text = run(installed / "acceerl", "train", "experiment=tabletop_first", "--dry-run", cwd=tmp_path)
+    text = run(installed / "acceerl", "train", "--dry-run", cwd=tmp_path)
     assert "rollout" in text
     assert "inference" in text
