@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from acceerl.stores import files, schema
-from acceerl.stores.manifest import manifest
+from acceerl.stores import schema
 from acceerl.stores.schema import Episode, Layout
 from acceerl.types import Observation
 
 T = TypeVar("T")
-MAX_OPEN = 64  # shards held open by one process; job limits on open files are low
+MAX_FILES = 64  # held open by one process; limits on open files are low on some clusters
+MAX_DEMOS = 4096  # of these, handles and small arrays are kept
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,7 @@ class Entry:
     task: int
     success: bool
     source: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with a file; `demo` and `field` are empty when it concerns the whole file."""
-
-    file: str
-    demo: str
-    field: str
-    message: str
+    stride: int  # control steps between two observations
 
 
 def open_trajectories(paths: str | Path | Iterable[str | Path]) -> Trajectories:
@@ -70,12 +61,16 @@ def shards_of(path: Path) -> list[Path]:
         return [path]
     shards = sorted(path.glob("*.hdf5"))
     if not shards:
-        left = f", only {len(_left(path))} unfinished: run recover on it" if _left(path) else ": collect or import some"
+        left = (
+            f", only {len(unfinished(path))} unfinished: run recover on it"
+            if unfinished(path)
+            else ": collect or import some"
+        )
         raise ValueError(f"{path}: holds no .hdf5 file{left}")
     return shards
 
 
-def _left(folder: Path) -> list[Path]:
+def unfinished(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.partial"))
 
 
@@ -88,30 +83,24 @@ class Trajectories:
     def __init__(self, entries: list[Entry]) -> None:
         self.entries = entries
         self._files: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._demos: OrderedDict[int, _Demo] = OrderedDict()
         self._pid = os.getpid()
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, i: int) -> Episode:
-        return self._read(i, schema.read_demo)
+        return self._guarded(i, lambda: schema.read_demo(self._group(i), self.entries[i].layout))
 
     def observation(self, i: int, t: int) -> Observation:
-        """What was seen before control step `t` of episode `i`; `t` a multiple of its decision stride."""
-        return self._read(i, lambda demo, layout: _observation(demo, layout, t, self.entries[i].instruction))
+        """What was seen before control step `t` of episode `i`; `t` a multiple of its stride."""
+        row, rest = divmod(t, self.entries[i].stride)
+        assert rest == 0, f"no frame was kept at control step {t}"
+        return self._guarded(i, lambda: self._opened(i).observation(row, self.entries[i].instruction))
 
-    def actions(self, i: int, start: int, stop: int, clean: bool = True) -> np.ndarray:
-        """float32 [stop - start, D]; `clean` prefers the expert's labels over the noisy actions executed."""
-
-        def read(demo: h5py.Group, layout: Layout) -> np.ndarray:
-            name = "expert_actions" if clean and "expert_actions" in demo else "actions"
-            return schema.read_steps(demo, name, layout, start, stop)
-
-        return self._read(i, read)
-
-    def stride(self, i: int) -> int:
-        """Control steps between two observations of episode `i`."""
-        return self._read(i, lambda demo, _: schema.stride_of(demo))
+    def actions(self, i: int, start: int, stop: int) -> np.ndarray:
+        """float32 [stop - start, D]: the expert's clean labels where the file has them, else what was executed."""
+        return self._guarded(i, lambda: self._opened(i).actions[start:stop])
 
     def summary(self) -> dict[str, Any]:
         """Counts: episodes, steps, successes, files, and by instruction (episodes, successes)."""
@@ -128,40 +117,74 @@ class Trajectories:
 
     def close(self) -> None:
         """Closes the files of this process; reading opens them again."""
-        for file in self._handles().values():
-            file.close()
-        self._files.clear()
+        self._own()
+        self._demos.clear()
+        while self._files:
+            self._files.popitem()[1].close()
 
-    def _read(self, i: int, read: Callable[[h5py.Group, Layout], T]) -> T:
-        entry = self.entries[i]
+    def _guarded(self, i: int, read: Callable[[], T]) -> T:
         try:
-            return read(self._file(entry.path)["data"][entry.demo], entry.layout)
+            return read()
         except (OSError, KeyError, RuntimeError) as error:
+            entry = self.entries[i]
             raise ValueError(f"{entry.path}: {entry.demo} cannot be read ({_first_line(error)}): {RESTORE}") from error
 
-    def _file(self, path: Path) -> h5py.File:
-        handles = self._handles()
-        if path not in handles:
-            handles[path] = _open(path)
-            if len(handles) > MAX_OPEN:
-                handles.popitem(last=False)[1].close()
-        handles.move_to_end(path)
-        return handles[path]
+    def _opened(self, i: int) -> _Demo:
+        self._own()
+        if i not in self._demos:
+            self._demos[i] = _Demo.open(self._group(i), self.entries[i].layout)
+            if len(self._demos) > MAX_DEMOS:
+                self._demos.popitem(last=False)
+        self._demos.move_to_end(i)
+        return self._demos[i]
 
-    def _handles(self) -> OrderedDict[Path, h5py.File]:
-        if self._pid != os.getpid():  # forked: the parent's handles are not ours to use or to close
-            self._pid, self._inherited, self._files = os.getpid(), self._files, OrderedDict()
-        return self._files
+    def _group(self, i: int) -> h5py.Group:
+        self._own()
+        path = self.entries[i].path
+        if path not in self._files:
+            self._files[path] = _open(path)
+            if len(self._files) > MAX_FILES:
+                self._drop_file()
+        self._files.move_to_end(path)
+        return self._files[path]["data"][self.entries[i].demo]
+
+    def _drop_file(self) -> None:
+        path, file = self._files.popitem(last=False)
+        self._demos = OrderedDict((i, demo) for i, demo in self._demos.items() if self.entries[i].path != path)
+        file.close()
+
+    def _own(self) -> None:
+        """After a fork the parent's handles are not ours to use, nor to close: set them aside."""
+        if self._pid != os.getpid():
+            self._inherited = (self._files, self._demos)
+            self._pid, self._files, self._demos = os.getpid(), OrderedDict(), OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"entries": self.entries, "_files": OrderedDict(), "_pid": os.getpid()}
+        return {"entries": self.entries, "_files": OrderedDict(), "_demos": OrderedDict(), "_pid": os.getpid()}
 
 
-def _observation(demo: h5py.Group, layout: Layout, t: int, instruction: str) -> Observation:
-    row, rest = divmod(t, schema.stride_of(demo))
-    assert rest == 0, f"no frame was kept at control step {t}"
-    images = {camera: schema.frames_of(demo["obs"], camera, row, layout) for camera in schema.cameras_of(demo)}
-    return Observation(images, schema.proprio_of(demo["obs"], row, layout), instruction)
+@dataclass(frozen=True)
+class _Demo:
+    """What windows need of one episode: handles for the frames, the small arrays at once."""
+
+    frames: dict[str, h5py.Dataset]
+    proprio: np.ndarray
+    actions: np.ndarray
+    upside_down: bool
+
+    @classmethod
+    def open(cls, demo: h5py.Group, layout: Layout) -> _Demo:
+        labels = "expert_actions" if "expert_actions" in demo else "actions"
+        return cls(
+            {camera: demo["obs"][f"{camera}_rgb"] for camera in schema.cameras_of(demo)},
+            schema.proprio_of(demo["obs"], slice(None), layout),
+            schema.read_steps(demo, labels, layout),
+            layout.upside_down,
+        )
+
+    def observation(self, row: int, instruction: str) -> Observation:
+        images = {camera: schema.upright(frames[row], self.upside_down) for camera, frames in self.frames.items()}
+        return Observation(images, self.proprio[row], instruction)
 
 
 # Opening and refusing
@@ -171,16 +194,17 @@ RESTORE = "the file is damaged: copy or download it again"
 
 def _open(path: Path) -> h5py.File:
     """Opens a published, hence immutable, shard; without locks, which some cluster file systems lack."""
-    wrong = _wrong(path)
-    if wrong:
-        raise ValueError(f"{path}: {wrong}")
+    refusal = wrong_with(path)
+    if refusal:
+        raise ValueError(f"{path}: {refusal}")
     try:
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=0)  # a cache per dataset would add up
     except OSError as error:
         raise ValueError(f"{path}: {_first_line(error)}: {RESTORE}") from error
 
 
-def _wrong(path: Path) -> str:
+def wrong_with(path: Path) -> str:
+    """Why a path cannot be opened, with the fix; empty when it can."""
     if not path.exists():
         return "no such file or folder: check the path"
     if path.suffix == ".partial":
@@ -216,46 +240,5 @@ def _entries(path: Path, file: h5py.File) -> list[Entry]:
 
 def _entry(path: Path, name: str, demo: h5py.Group, layout: Layout) -> Entry:
     facts = schema.facts_of(demo, layout)
-    wanted = {key: facts.get(key, -1) for key in ("instruction", "task", "success", "source")}
-    return Entry(path, name, layout, schema.steps_of(demo, layout), **wanted)
-
-
-def validate(path: str | Path) -> list[Finding]:
-    """Reads everything under a file or folder; returns what is wrong, empty when all is well.
-
-    Checks structure, lengths, dtypes, NaN, checksums against the manifest, and names unfinished shards.
-    """
-    path = Path(path)
-    unfinished = [Finding(str(p), "", "", _wrong(p)) for p in (_left(path) if path.is_dir() else [])]
-    try:
-        shards = shards_of(path)
-    except ValueError as error:
-        return [*unfinished, Finding(str(path), "", "", str(error))]
-    return unfinished + [finding for shard in shards for finding in (*_check_sum(shard), *_check_shard(shard))]
-
-
-def _check_sum(shard: Path) -> list[Finding]:
-    entries = manifest(shard.parent)["shards"]
-    if not entries or not shard.exists():  # LIBERO's files come without a manifest
-        return []
-    if shard.name not in entries:
-        return [Finding(str(shard), "", "manifest", "has no manifest entry: run recover on the folder")]
-    same = files.sha256(shard) == entries[shard.name]["sha256"]
-    return [] if same else [Finding(str(shard), "", "sha256", f"differs from the manifest: {RESTORE}")]
-
-
-def _check_shard(shard: Path) -> list[Finding]:
-    try:
-        trajectories = open_trajectories(shard)
-    except ValueError as error:
-        return [Finding(str(shard), "", "", str(error))]
-    return [finding for i in range(len(trajectories)) for finding in _check_demo(trajectories, i)]
-
-
-def _check_demo(trajectories: Trajectories, i: int) -> list[Finding]:
-    entry = trajectories.entries[i]
-    try:
-        problems = trajectories[i].problems()
-    except ValueError as error:
-        problems = [f": {error}"]
-    return [Finding(str(entry.path), entry.demo, *problem.split(": ", 1)) for problem in problems]
+    known: dict[str, Any] = {key: facts.get(key, -1) for key in ("instruction", "task", "success", "source")}
+    return Entry(path, name, layout, schema.steps_of(demo, layout), **known, stride=schema.stride_of(demo))

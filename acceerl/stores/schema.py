@@ -81,6 +81,12 @@ class Episode:
         floats = [*self._per_step(), ("obs/proprio", self.proprio)]
         return found + [f"{name}: holds NaN or infinity" for name, rows in floats if not np.isfinite(rows).all()]
 
+    def bytes_at_most(self) -> int:
+        """What the episode takes in a file when nothing compresses, HDF5's own share included."""
+        rows = sum(rows.nbytes for _, rows in (*self._per_step(), *self._per_row()))
+        frames = sum(len(frames) + 1 for frames in self.images.values())
+        return 2 * rows + 512 * frames + (256 << 10)
+
     def _per_step(self) -> list[tuple[str, np.ndarray]]:
         optional = [("states", self.states), ("expert_actions", self.expert_actions)]
         return [("rewards", self.rewards), ("dones", self.dones), ("actions", self.actions)] + [
@@ -166,7 +172,9 @@ def filters(compression: str) -> dict[str, Any]:
     if compression == "gzip":
         return {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     if compression == "blosc2":
-        return dict(hdf5plugin.Blosc2(cname="zstd", clevel=3, filters=hdf5plugin.Blosc2.SHUFFLE))
+        return dict(
+            hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.NOFILTER)
+        )  # bytes do not shuffle
     if compression == "none":
         return {}
     raise ValueError(f"compression {compression!r} is unknown: choose one of {', '.join(COMPRESSIONS)}")
@@ -216,8 +224,11 @@ def cameras_of(demo: h5py.Group) -> list[str]:
 
 def frames_of(obs: h5py.Group, camera: str, rows: int | slice, layout: Layout) -> np.ndarray:
     """uint8 [..., H, W, 3], right side up."""
-    frames = obs[f"{camera}_rgb"][rows]
-    return np.ascontiguousarray(frames[..., ::-1, :, :]) if layout.upside_down else frames
+    return upright(obs[f"{camera}_rgb"][rows], layout.upside_down)
+
+
+def upright(frames: np.ndarray, upside_down: bool) -> np.ndarray:
+    return np.ascontiguousarray(frames[..., ::-1, :, :]) if upside_down else frames
 
 
 def proprio_of(obs: h5py.Group, rows: int | slice, layout: Layout) -> np.ndarray:
@@ -227,7 +238,7 @@ def proprio_of(obs: h5py.Group, rows: int | slice, layout: Layout) -> np.ndarray
 
 def facts_of(demo: h5py.Group, layout: Layout) -> dict[str, Any]:
     """An Episode's scalars. LIBERO says none of them: its demos are expert successes by construction."""
-    if layout is OURS:
+    if layout == OURS:
         return {name: kind(demo.attrs[name]) for name, kind in FACTS.items()}
     solved = bool(demo["dones"][-1])
     return {"instruction": layout.instruction, "success": solved, "terminated": solved, "source": "expert"}

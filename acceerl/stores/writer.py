@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class TrajectoryWriter:
             raise ValueError(f"{self.folder}: episode refused: {'; '.join(problems)}")
         with _Refusal(self):
             file = self._file or self._start()
-            append(file, episode, self._compression)
+            with _room(self._partial, file, episode.bytes_at_most()):
+                append(file, episode, self._compression)
         self.written += 1
         if file["data"].attrs["num_demos"] >= self._max_episodes or self._size() >= self._max_bytes:
             self.close()
@@ -119,8 +121,7 @@ class _Refusal:
 
 
 def _reason(error: BaseException) -> str:
-    code = re.search(r"errno = (\d+)", str(error))
-    return os.strerror(int(code[1])) if code else " ".join(str(error).split())
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def abandon(file: h5py.File) -> None:
@@ -129,6 +130,21 @@ def abandon(file: h5py.File) -> None:
         file.close()
     except (OSError, RuntimeError) as error:
         log.debug("closing a shard that could not be written: %s", error)
+
+
+@contextmanager
+def _room(path: Path, file: h5py.File, size: int) -> Iterator[None]:
+    """Reserves disk space before HDF5 writes, gives back what was not needed.
+
+    HDF5 cannot take back a write that failed half way: closing such a file crashes the process.
+    """
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(handle, path.stat().st_size, size)
+        yield
+    finally:
+        os.ftruncate(handle, file.id.get_filesize())
+        os.close(handle)
 
 
 def create(path: Path, env_args: dict[str, Any], problem_info: dict[str, Any]) -> h5py.File:
