@@ -50,7 +50,7 @@ def make_env(config: Config) -> Env:
 def make_expert(config: Config, env: Env) -> Expert:
     """The scripted expert that the env's configuration names (`collect.expert`)."""
     if not config.collect.expert:
-        raise ValueError(f"{config.env['_target_']} names no scripted expert: use collect.by=policy or set collect.expert")
+        raise ValueError(f"{config.env['_target_']} has no scripted expert: use collect.by=policy or collect.expert")
     expert: Expert = locate(config.collect.expert)(env)
     return expert
 

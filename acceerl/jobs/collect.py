@@ -76,7 +76,7 @@ def _actor(config: Config, env: Env):  # type: ignore[no-untyped-def]
 
 
 def assignments(spec: EnvSpec, config: Config, worker: int) -> Iterator[Assignment]:
-    """The worker's episodes: tasks in turn, training states drawn by (seed, episode), so that a restart repeats none."""
+    """The worker's episodes: tasks in turn, training states drawn by (seed, episode): a restart repeats none."""
     for k in range(worker, config.collect.episodes, config.collect.workers):
         rng = np.random.default_rng((config.seed, k))
         state = spec.train_states[int(rng.integers(len(spec.train_states)))]

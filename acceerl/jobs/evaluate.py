@@ -51,13 +51,12 @@ def play(policy: Policy, envs: list[Env], config: Config, film: Film | None = No
     """Plays the evaluation episodes greedily with the ordinary rollout and inference roles, stepped in turn."""
     hub, meter = Hub(), NullMeter()
     done: list[EpisodeResult] = []
-
-    def finished(version: int, results: list[EpisodeResult]) -> None:
-        done.extend(results)
-
-    videos = config.evaluator.videos if film else 0
     tasks = EvaluationTasks(
-        envs[0].spec, config.evaluator.episodes, finished, videos=videos, segment_seen=film.see if film else None
+        envs[0].spec,
+        config.evaluator.episodes,
+        finished=lambda _, results: done.extend(results),
+        videos=config.evaluator.videos if film else 0,
+        segment_seen=film.see if film else None,
     )
     tasks.swapped(0)
     serving = hub.ends("inference").serving()

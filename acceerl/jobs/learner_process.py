@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from acceerl.channels.mpi import Pumper
 from acceerl.jobs.parts import make_learner
 from acceerl.jobs.process import Process
 from acceerl.jobs.weights import save_weights
@@ -17,14 +16,12 @@ IDLE = 2e-3  # seconds to sleep when there is nothing to train on
 def serve(process: Process) -> bool:
     """Ends with a checkpoint, whether the training is done or was stopped."""
     with ThreadPoolExecutor(1, "prefetch") as prefetch:
-        learner = make_learner(
-            process.config, process.run, process.spec, process.endpoint, process.meter, prefetch
-        )
-        with Pumper(process.endpoint):
-            done = process.drive(_heeding(learner, process), IDLE)
-            if not done:
-                learner.checkpoint()
-            save_weights(process.run, learner.trainer.policy, learner.counters.updates)
+        learner = make_learner(process.config, process.run, process.spec, process.endpoint, process.meter, prefetch)
+        process.endpoint.start_pumper()
+        done = process.drive(_heeding(learner, process), IDLE)
+        if not done:
+            learner.checkpoint()
+        save_weights(process.run, learner.trainer.policy, learner.counters.updates)
     return done
 
 

@@ -98,7 +98,7 @@ class _Checkpoints:
 def _extra(config: Config, demonstrations: Demonstrations, began: float) -> dict[str, Any]:
     """What the card of the weights says."""
     return {
-        "recipe": {key: value for key, value in vars(config.pretrain).items()},
+        "recipe": dict(vars(config.pretrain)),
         "samples": len(demonstrations),
         "seconds": round(time.monotonic() - began),
         "seed": config.seed,

@@ -12,9 +12,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NoReturn
 
-from acceerl.channels.mpi import Endpoint, finish
+from acceerl.channels.links import LINKS
+from acceerl.channels.mpi import Endpoint
 from acceerl.config import Config
 from acceerl.jobs.build import read_spec
 from acceerl.roles.drive import drive
@@ -24,8 +25,10 @@ from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag, Watchdog, die_with_keeper
 from acceerl.types import EnvSpec
 
+log = logging.getLogger(__name__)
 MODULES = {role: f"acceerl.jobs.{role}_process" for role in ("rollout", "inference", "learner")}
 MODULES["evaluator"] = MODULES["rollout"]  # what makes it an evaluator is whom it talks to
+TRAINING_LINKS = ("observe", "act", "experience", "policy_weights")
 ORPHANED_S = 20.0  # seconds without the supervisor's registry after which a process leaves
 
 
@@ -50,7 +53,7 @@ class Process:
         return drive(loop, self.stop, self.watchdog.beat, idle)
 
 
-def main(run_dir: str, role: str, index: int) -> int:
+def main(run_dir: str, role: str, index: int) -> NoReturn:
     die_with_keeper()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     stop = StopFlag().install()
@@ -59,14 +62,21 @@ def main(run_dir: str, role: str, index: int) -> int:
     watchdog = Watchdog(config.deadlines.watchdog, f"{role}[{index}]").start()
     registry = RegistryClient(run.path, role, index)
     module = importlib.import_module(MODULES[role])
-    endpoint = Endpoint(run.path, role, index, registry=registry, beat=watchdog.beat)
+    spec = read_spec(run)
+    agreement = {"cameras": list(spec.cameras), "image_size": list(spec.image_size), "chunk": config.policy["chunk"]}
+    endpoint = Endpoint(registry, _links(role), agreement, watchdog.beat, silence_s=config.deadlines.heartbeat)
     meter = RunMeter(run.metrics(role, index), role, index)
-    process = Process(run, config, read_spec(run), role, index, registry, endpoint, meter, stop, watchdog)
+    process = Process(run, config, spec, role, index, registry, endpoint, meter, stop, watchdog)
     _listen(process)
     done = module.serve(process)
     meter.close()
-    logging.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
-    return DONE if done else STOPPED
+    log.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
+    endpoint.finish(DONE if done else STOPPED)
+
+
+def _links(role: str) -> list[str]:
+    """The links of this version that the role takes part in; the world model's come with it."""
+    return [name for name in TRAINING_LINKS if role in LINKS[name].senders + LINKS[name].receivers]
 
 
 def _listen(process: Process) -> None:
@@ -94,4 +104,4 @@ def _heartbeats(process: Process) -> None:
 
 
 if __name__ == "__main__":
-    finish(main(str(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

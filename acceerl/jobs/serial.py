@@ -51,5 +51,6 @@ def _with_progress(learner: Learner, every: float = 10.0) -> Iterator[bool]:
             said = time.monotonic()
             c = learner.counters
             rate = 100 * learner.tasks.success_rate()
-            print(f"updates {c.updates}  decisions {c.decisions}  episodes {c.episodes}  success {rate:.1f} %", flush=True)
+            done = f"updates {c.updates}  decisions {c.decisions}  episodes {c.episodes}"
+            print(f"{done}  success {rate:.1f} %", flush=True)
         yield updated

@@ -1,8 +1,9 @@
 """Behaviour cloning: a policy learns to imitate recorded actions. Read this to see how a starting policy is made.
 
 `Demonstrations` holds trajectories as flat arrays and draws samples; `clone` is the training loop. One sample is
-the observation at a control step and the next `chunk` clean expert actions from there; actions beyond the end of
-the trajectory are masked. Every step gives a sample, not only every chunk.
+the observation at a control step and the next `chunk` clean expert actions from there. Masked are actions beyond
+the end of the trajectory and those after an executed action that was not the clean one: they answer noise that the
+observation cannot foretell. Every step gives a sample, not only every chunk.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class CloningBatch:
 
     observations: ObservationBatch
     actions: np.ndarray  # float32 [N, C, D]
-    mask: np.ndarray  # float32 [N, C], 1 where the trajectory has such a step
+    mask: np.ndarray  # float32 [N, C], 1 where the label follows from the observation
 
 
 class Demonstrations:
@@ -61,8 +62,9 @@ class Demonstrations:
         self.images = {name: np.concatenate([t.images[name] for t in kept]) for name in spec.cameras}
         self.proprio = np.concatenate([t.proprio for t in kept]).astype(np.float32)
         self.actions = np.concatenate([_labels(t) for t in kept]).astype(np.float32)
-        self.ends = np.concatenate([np.full(len(t.actions), len(t.actions)) for t in kept])
-        self.ends += np.repeat(np.cumsum([0] + [len(t.actions) for t in kept[:-1]]), [len(t.actions) for t in kept])
+        lengths = np.array([len(t.actions) for t in kept])
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self.ends = starts + np.concatenate([_foreseeable(t) for t in kept])
         self.instructions = [text for t in kept for text in [t.instruction] * len(t.actions)]
 
     def __len__(self) -> int:
@@ -109,13 +111,14 @@ def clone(
     module = _module(policy)
     optimiser = torch.optim.AdamW(_groups(module, weight_decay), lr=lr, betas=(0.9, 0.98), fused=True)
     average, first = _start(module, optimiser, demonstrations, state)
+    labels = label_table(policy.spec.bins, label_sigma).to(next(module.parameters()).device)
     module.train()
     losses, since = [], time.perf_counter()
     for step in range(first, steps):
         _set_lr(optimiser, lr * schedule(step, warmup, steps))
         rng = np.random.default_rng((seed, step))
         sample = augment(demonstrations.sample(rng.integers(len(demonstrations), size=batch)), shift, rng)
-        losses.append(_update(policy, optimiser, sample, label_sigma, grad_clip))
+        losses.append(_update(policy, optimiser, sample, labels, grad_clip))
         _average(average, module, min(ema, step / (step + 10)))
         if (step + 1) % every == 0 or step + 1 == steps:
             seconds = time.perf_counter() - since
@@ -139,25 +142,24 @@ def schedule(step: int, warmup: int, steps: int) -> float:
     return min(rise, fall)
 
 
-def soft_labels(actions: Tensor, bins: int, sigma: float) -> Tensor:
-    """Gaussian weights over the bins around each action, [..., bins], summing to 1.
+def label_table(bins: int, sigma: float) -> Tensor:
+    """Softened labels, float32 [bins, bins]: row b has Gaussian weights around bin b, summing to 1.
 
     Bins are ordered, so a near miss is a small mistake: `sigma` (in bins) says how small. It is also the spread
     that a perfectly trained policy samples with, and so the exploration that reinforcement learning starts from.
     """
-    position = (actions.clamp(-1, 1) + 1) * ((bins - 1) / 2)
-    offset = torch.arange(bins, device=actions.device) - position[..., None]
-    return torch.softmax(-0.5 * (offset / sigma) ** 2, dim=-1)
+    bin_numbers = torch.arange(bins, dtype=torch.float32)
+    return torch.softmax(-0.5 * ((bin_numbers - bin_numbers[:, None]) / sigma) ** 2, dim=-1)
 
 
-def cloning_loss(logits: Tensor, actions: Tensor, mask: Tensor, sigma: float) -> Tensor:
+def cloning_loss(logits: Tensor, actions: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy to softened labels, mean over the tokens of steps that exist.
 
-    `logits` [N, C, D, bins]; `actions` [N, C, D]; `mask` [N, C].
+    `logits` [N, C, D, bins]; `actions` [N, C, D] in [-1, 1]; `mask` [N, C]; `labels` from `label_table`.
     """
-    labels = soft_labels(actions, logits.shape[-1], sigma)
-    per_step = -(labels * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
-    return (per_step * mask).sum() / mask.sum().clamp(min=1)
+    tokens = ((actions.clamp(-1, 1) + 1) * ((len(labels) - 1) / 2)).round().long()
+    likelihood = (labels[tokens] * logits).sum(dim=-1) - logits.logsumexp(dim=-1)
+    return -(likelihood.mean(dim=-1) * mask).sum() / mask.sum().clamp(min=1)
 
 
 def augment(sample: CloningBatch, shift: int, rng: np.random.Generator) -> CloningBatch:
@@ -181,13 +183,13 @@ def _shifted(frames: np.ndarray, offsets: np.ndarray, shift: int) -> np.ndarray:
 
 
 def _update(
-    policy: Policy, optimiser: torch.optim.Optimizer, sample: CloningBatch, sigma: float, grad_clip: float
+    policy: Policy, optimiser: torch.optim.Optimizer, sample: CloningBatch, labels: Tensor, grad_clip: float
 ) -> float:
     module = _module(policy)
     device = next(module.parameters()).device
     actions, mask = torch.from_numpy(sample.actions).to(device), torch.from_numpy(sample.mask).to(device)
     logits = policy.evaluate(sample.observations, torch.zeros(actions.shape, dtype=torch.int64)).logits
-    loss = cloning_loss(logits, actions, mask, sigma)
+    loss = cloning_loss(logits, actions, mask, labels)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), grad_clip)
@@ -223,7 +225,8 @@ def _start(
 def _state(
     module: torch.nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer, step: int
 ) -> dict[str, Any]:
-    return {"step": step, "weights": module.state_dict(), "average": average, "optimiser": optimiser.state_dict()}
+    parts = {"weights": module.state_dict(), "average": average, "optimiser": optimiser.state_dict()}
+    return {"step": step, **copy.deepcopy(parts)}  # training goes on in the originals
 
 
 @torch.no_grad()
@@ -245,6 +248,17 @@ def _module(policy: Policy) -> torch.nn.Module:
 def _labels(trajectory: Trajectory) -> np.ndarray:
     clean = getattr(trajectory, "expert_actions", None)
     return trajectory.actions if clean is None else clean
+
+
+def _foreseeable(trajectory: Trajectory) -> np.ndarray:
+    """For each step the first later one whose label answers unforeseeable noise, or the length; int [T].
+
+    The label of a noisy step itself counts: the expert chose it before the noise came.
+    """
+    length = len(trajectory.actions)
+    noisy = np.flatnonzero((trajectory.actions != _labels(trajectory)).any(axis=1))
+    after = np.append(noisy + 1, length)
+    return after[np.searchsorted(noisy, np.arange(length))]
 
 
 def _check(trajectory: Trajectory, spec: PolicySpec) -> None:

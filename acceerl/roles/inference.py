@@ -92,11 +92,12 @@ class Inference:
         for peer in self.serving.lost():
             for slot in [s for s in self.known if s[0] == peer]:
                 self._forget(slot)
-            self.unassigned = deque(s for s in self.unassigned if s[0] != peer)
-            self.queue = deque(r for r in self.queue if r.slot[0] != peer)
 
     def _forget(self, slot: Slot) -> None:
+        """Drops everything that is held for an environment; its episode, if it was in one, is lost."""
         self.known.discard(slot)
+        self.unassigned = deque(s for s in self.unassigned if s != slot)
+        self.queue = deque(r for r in self.queue if r.slot != slot)
         maker = self.makers.pop(slot, None)
         if maker is not None:
             self.meter.count("segments_lost")
@@ -121,8 +122,8 @@ class Inference:
         self.meter.waiting("learner" if self.outbox else "rollout", self.clock() - began)
         for peer, observed in arrived:
             slot = (peer, observed.slot)
-            self.known.add(slot)
             self._outcome(slot, observed)
+            self.known.add(slot)
             if observed.observation is None or observed.ended:
                 self.unassigned.append(slot)
             else:
@@ -146,9 +147,8 @@ class Inference:
             segment = maker.outcome(observed)
             if segment is not None:
                 self._complete(slot, maker, segment, observed.ended)
-        elif slot in self.makers:  # an environment that starts over: its episode is lost
+        else:  # new, or starting over
             self._forget(slot)
-            self.known.add(slot)
 
     def _complete(self, slot: Slot, maker: SegmentMaker, segment: Segment, ended: bool) -> None:
         if self.segments is not None:

@@ -144,6 +144,8 @@ class Learner:
     def _update(self, batches: list[SegmentBatch]) -> None:
         stats = self.trainer.update(batches, self.counters.updates)
         decisions = sum(b.n_decisions for b in batches)
+        if self.counters.updates == 0:  # lets two runs be compared exactly
+            self.meter.event("first_update", decisions=decisions, **stats)
         self.counters.updates += 1
         self.counters.sampled += decisions
         self.meter.count("updates")

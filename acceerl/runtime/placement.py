@@ -46,13 +46,18 @@ def rows(config: Config) -> tuple[Row, ...]:
     sim = {**MPI_ENV, **GL_ENV, "LP_NUM_THREADS": "0"}  # Mesa's worker threads cost more than small images gain
     table = (
         Row("learner", 1, config.learner.threads, config.learner.device, MPI_ENV),
-        Row("inference", config.inference.instances, config.inference.threads, config.inference.device, MPI_ENV),
+        Row("inference", _instances(config), config.inference.threads, config.inference.device, MPI_ENV),
         Row("rollout", config.rollout.processes, 1, defaults=sim),
         Row("evaluator", config.evaluator.processes, 1, defaults=sim),
     )
     for check in (_feeds_every_inference, _threads_fit, _devices_exist):
         check(table)
     return tuple(row for row in table if row.count)
+
+
+def _instances(config: Config) -> int:
+    """The evaluators, if there are any, talk to one more instance of their own."""
+    return config.inference.instances + bool(config.evaluator.processes)
 
 
 def processes(config: Config) -> dict[str, int]:
@@ -68,9 +73,10 @@ def table(config: Config) -> str:
 
 def _feeds_every_inference(table: tuple[Row, ...]) -> None:
     counts = {row.role: row.count for row in table}
-    if counts["inference"] > counts["rollout"]:
+    training = counts["inference"] - bool(counts["evaluator"])
+    if training > counts["rollout"]:
         raise ValueError(
-            f"placement row inference: inference.instances={counts['inference']} but only {counts['rollout']} rollout "
+            f"placement row inference: inference.instances={training} but only {counts['rollout']} rollout "
             "processes to serve; lower inference.instances or raise rollout.processes"
         )
 
