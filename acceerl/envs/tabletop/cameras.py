@@ -21,6 +21,8 @@ class Cameras:
     def __init__(self, world: World, names: tuple[str, ...], image_size: int) -> None:
         self._world = world
         self._names = names
+        buffer = world.model.vis.global_  # no larger than a picture: software GL clears all of it
+        buffer.offwidth = buffer.offheight = image_size
         self._renderer = _renderer(world.model, image_size)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = False

@@ -76,7 +76,7 @@ class TabletopExpert:
         cruise = target[2] + 2.0 * (np.hypot(*away[:2]) - 0.015)  # a funnel: full height until close, then down
         height = np.clip(cruise, target[2], max(self._clearance(item), target[2]))
         too_low = height - self._world.gripper[2] - 0.01
-        sideways = np.clip(1 - too_low / 0.03, 0, 1)  # none while low: it would sweep things along
+        sideways = np.clip(1 - too_low / 0.01, 0, 1)  # none while low: it would sweep things along
         step = np.array([*(away[:2] * sideways), away[2] + height - target[2]])
         return self._action(self._world.gripper + step, grip)
 
@@ -84,7 +84,7 @@ class TabletopExpert:
         """Height at which the pads pass over whatever stands around them, except the item they are after."""
         others = [self._world.position(name) for name in self._env.world.suite.items if name != item]
         tops = [p[2] + HALF for p in others if np.hypot(*self._away(p)[:2]) < 0.08]
-        return max(CLEAR, *(top + 0.03 for top in tops)) if tops else CLEAR
+        return max(CLEAR, *(top + 0.04 for top in tops)) if tops else CLEAR
 
     def _away(self, point: np.ndarray) -> np.ndarray:
         return point - self._world.gripper

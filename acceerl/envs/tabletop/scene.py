@@ -101,7 +101,7 @@ _MODEL = """
 <mujoco model="tabletop">
   <option timestep="{timestep}" integrator="implicitfast" cone="elliptic" impratio="10"/>
   <visual>
-    <quality shadowsize="0" offsamples="0"/> <map znear="0.05"/>
+    <quality shadowsize="0" offsamples="0" numslices="12" numstacks="6" numquads="1"/> <map znear="0.05"/>
     <headlight ambient="0.55 0.55 0.55" diffuse="0.45 0.45 0.45" specular="0 0 0"/>
   </visual>
   <default>
