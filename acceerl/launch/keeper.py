@@ -27,6 +27,7 @@ from acceerl.runtime.stop import DONE, KEEPER, STOPPED
 
 Command = Callable[[str, int], list[str]]  # role, index -> argv
 LONGEST_BACKOFF = 60.0  # seconds
+LIFE = "--- acceerl starts"  # opens the part of a log that belongs to one life of a process
 
 # Runs first in every child: the kernel kills it when its keeper dies, then it becomes mpiexec. In a process of its
 # own, since a preexec function may deadlock in a supervisor that has threads.
@@ -62,7 +63,7 @@ class Child:
     index: int
     popen: subprocess.Popen[bytes] | None = None
     started: float = 0.0  # time.monotonic()
-    due: float | None = 0.0  # when to start next; None: never
+    due: float = 0.0  # when to start next
     restarts: int = 0
     failures: int = 0  # in a row, quickly; drives the backoff
     crashes: deque[float] = field(default_factory=deque)  # their times within the window
@@ -70,6 +71,10 @@ class Child:
     @property
     def key(self) -> tuple[str, int]:
         return self.row.role, self.index
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.role}[{self.index}]"
 
     @property
     def running(self) -> bool:
@@ -84,13 +89,14 @@ class Keeper:
     ) -> None:
         self.run, self.attempt, self.rules = run, attempt, rules
         self.command = command or process_command(run)
+        self.closing = False  # True: whoever ends now is not started again
         self.children = {(row.role, i): Child(row, i) for row in rows for i in range(row.count)}
 
     def poll(self) -> list[Exit]:
         """Starts what is due; returns the processes that have ended since the last call."""
         exits = [self._ended(child, code) for child, code in self._codes()]
         for child in self.children.values():
-            if not child.running and child.due is not None and time.monotonic() >= child.due:
+            if not (self.closing or child.running) and time.monotonic() >= child.due:
                 self._start(child)
         return exits
 
@@ -99,8 +105,7 @@ class Keeper:
         return [child for child in self.children.values() if child.running]
 
     def no_more_starts(self) -> None:
-        for child in self.children.values():
-            child.due = None
+        self.closing = True
 
     def kill(self, child: Child) -> None:
         """SIGKILL to the process, and to mpiexec and its proxy around it, by id."""
@@ -116,9 +121,7 @@ class Keeper:
             self.kill(child)
         until = time.monotonic() + deadline
         for child in children:
-            assert child.popen is not None
-            child.popen.wait(timeout=max(0.1, until - time.monotonic()))
-            child.popen = None
+            self._reap(child, until)
 
     def pid(self, child: Child) -> int:
         """The role's own process: the innermost one, below mpiexec and its proxy. 0 when it does not run."""
@@ -126,6 +129,14 @@ class Keeper:
 
     def log(self, child: Child) -> Path:
         return self.run.log(self.attempt, *child.key)
+
+    def _reap(self, child: Child, until: float) -> None:
+        assert child.popen is not None
+        try:
+            child.popen.wait(timeout=max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:  # in the kernel, say on a dead file server: nobody can end it
+            print(f"acceerl: keeper waited in vain for {child.name} (process {child.popen.pid})", file=sys.stderr)
+        child.popen = None
 
     def _codes(self) -> Iterator[tuple[Child, int]]:
         for child in self.children.values():
@@ -139,7 +150,7 @@ class Keeper:
         path.parent.mkdir(parents=True, exist_ok=True)
         tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
         with path.open("ab") as log:
-            log.write(f"--- {child.row.role}[{child.index}] start {child.restarts + 1} "
+            log.write(f"{LIFE} {child.name}, life {child.restarts + 1}, "
                       f"at {time.strftime('%H:%M:%S')}\n".encode())  # fmt: skip
             log.flush()
             child.popen = subprocess.Popen(
@@ -147,7 +158,7 @@ class Keeper:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True,
             )  # fmt: skip
-        child.started, child.due = time.monotonic(), None
+        child.started, child.due = time.monotonic(), float("inf")
 
     def _ended(self, child: Child, code: int) -> Exit:
         """Books an end and decides what follows: done, asked to stop, again after a backoff, or a crash loop."""
@@ -198,11 +209,12 @@ def find_mpiexec() -> str:
 
 
 def last_lines(log: Path, count: int = 20) -> list[str]:
-    """The end of a log without the banner that mpiexec draws around a death."""
+    """The end of a log: of its process' last life only, without the banner that mpiexec draws around a death."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65536))
         text = file.read().decode(errors="replace")
-    before_banner = re.split(r"\n=+\n=   BAD TERMINATION", text.rsplit("\n--- ", 1)[-1])[0]
+    this_life = text.rsplit(f"{LIFE} ", 1)[-1].partition("\n")[2]
+    before_banner = re.split(r"\n=+\n=   BAD TERMINATION", this_life)[0]
     return before_banner.strip().splitlines()[-count:]
 
 

@@ -58,7 +58,7 @@ class Supervisor:
         self.keeper = Keeper(run, self.attempt, placement, config.supervisor, command)
         self.registry = Registry(run.path)
         self.tensorboard = TensorBoard(run.tensorboard)
-        self.state, self.error = "starting", ""
+        self.state, self.reason, self.error = "starting", "", ""
         self.code: int | None = None  # what the attempt will return, once that is known
         self.drain_until = float("inf")
         self._due = {self._report: 0.0, self._write_scalars: time.monotonic() + SCALARS_EVERY}
@@ -110,7 +110,7 @@ class Supervisor:
         if self.code is not None:
             self.code = DONE if code == DONE and self.code == STOPPED else self.code
             return
-        self.code, self.state = code, "draining"
+        self.code, self.reason, self.state = code, why, "draining"
         self.drain_until = time.monotonic() + self.config.deadlines.drain
         self.keeper.no_more_starts()
         self.registry.request(None, "stop")
@@ -119,10 +119,11 @@ class Supervisor:
         """Ends the run after a crash loop and says why with the process' own last words."""
         child = self.keeper.children[exit.role, exit.index]
         rules, log = self.config.supervisor, self.keeper.log(child)
-        self.error = (f"{exit.name} crashed {len(child.crashes)} times within {rules.crash_window:g} s, "
-                      f"last with {exit.text}; its last lines ({log}):")  # fmt: skip
-        _say("\n  ".join([f"error: {self.error}", *last_lines(log)]))
-        self._drain(FAILED, self.error)
+        what = f"{exit.name} crashed {len(child.crashes)} times within {rules.crash_window:g} s, last with {exit.text}"
+        words = last_lines(log)
+        self.error = ": ".join([what, *words[-1:]])
+        _say("\n  ".join([f"error: {what}; its last lines ({log}):", *words]))
+        self._drain(FAILED, f"{exit.name} crashed again and again")
 
     def _replace_silent(self) -> None:
         """Kills processes that the registry has not heard of for too long; their keeper starts them again."""
@@ -130,7 +131,7 @@ class Supervisor:
         for child in self.keeper.running:
             silent, limit = self._silence(child, records.get(child.key))
             if silent > limit:
-                name = f"{child.row.role}[{child.index}] (process {self.keeper.pid(child)})"
+                name = f"{child.name} (process {self.keeper.pid(child)})"
                 _say(f"supervisor waited {silent:.0f} s for a life sign of {name}: killing it (deadlines.heartbeat)")
                 self.keeper.kill(child)
 
@@ -142,7 +143,7 @@ class Supervisor:
         return now - record.last_heard, deadlines.heartbeat
 
     def _end_stragglers(self) -> None:
-        names = ", ".join(f"{c.row.role}[{c.index}]" for c in self.keeper.running)
+        names = ", ".join(c.name for c in self.keeper.running)
         _say(f"supervisor waited {self.config.deadlines.drain:g} s (deadlines.drain) for {names} to leave: killing")
         self.keeper.kill_all()
 
@@ -167,6 +168,7 @@ class Supervisor:
     def _status(self, progress: Progress, records: dict[Key, Record]) -> dict[str, Any]:
         return {
             "state": self.state,
+            "reason": self.reason,
             "error": self.error,
             "attempt": self.attempt,
             "supervisor": whoami(),

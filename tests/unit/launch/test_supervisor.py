@@ -1,0 +1,138 @@
+"""What ends a run and what does not: restarts, silence, crash loops, signals and the supervisor's own death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from acceerl.launch.progress import Progress
+from acceerl.launch.supervisor import supervise
+from acceerl.runtime.rundir import Run
+from acceerl.runtime.stop import DONE, STOPPED, StopFlag
+
+
+def nothing(progress: Progress) -> None:
+    return
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+
+
+def stop_at(updates: int, stop: StopFlag) -> Callable[[Progress], None]:
+    return lambda p: stop.set("test") if p.counters["updates"] >= updates else None
+
+
+def test_a_learner_that_is_done_ends_the_run_with_0(make_run, double):
+    run = make_run(learner="finish")
+    assert supervise(run, run.config(), nothing, command=double(run), stop=StopFlag()) == DONE
+    status = run.status()
+    assert (status["state"], status["attempt"], status["last_checkpoint"]) == ("done", 1, "update_5")
+    assert not any(p["running"] for p in status["processes"])
+    assert status["counters"]["updates"] == 5
+    assert status["counters"]["env_steps"] > 0
+    assert "rollout leaves with 75" in run.log(1, "rollout", 1).read_text()
+    assert list(run.tensorboard.iterdir())
+
+
+def test_a_crash_is_restarted_and_training_goes_on(make_run, double, capfd):
+    run, stop = make_run(rollout="crash_once"), StopFlag()
+    assert supervise(run, run.config(), stop_at(5, stop), command=double(run), stop=stop) == STOPPED
+    restarts = {(p["role"], p["index"]): p["restarts"] for p in run.status()["processes"]}
+    assert restarts == {("learner", 0): 0, ("inference", 0): 0, ("rollout", 0): 1, ("rollout", 1): 1}
+    assert "rollout[1] ended: exit code 3; restart 1 follows" in capfd.readouterr().err
+
+
+def test_a_crash_loop_ends_the_run_with_the_role_its_code_and_its_last_words(make_run, double, capfd):
+    run = make_run(inference="crash")
+    assert supervise(run, run.config(), nothing, command=double(run), stop=StopFlag()) == 1
+    said = capfd.readouterr().err
+    assert "error: inference[0] crashed 4 times within 20 s, last with exit code 3" in said
+    assert "  inference says: the simulator broke" in said
+    assert run.status()["state"] == "failed"
+    assert run.status()["error"].endswith("inference says: the simulator broke")
+    assert (run.path / "lives.inference.0").read_text() == "xxxx"
+    assert list(run.checkpoints.iterdir())  # the learner was asked to leave properly
+
+
+def test_a_silent_process_is_named_killed_and_replaced(make_run, double, capfd):
+    deadlines = {"drain": 3.0, "heartbeat": 1.0, "connect": 5.0}
+    run, stop = make_run({"deadlines": deadlines, "rollout": {"processes": 1}}, rollout="mute"), StopFlag()
+
+    def stop_when_replaced(progress: Progress) -> None:
+        if progress.restarts and (run.path / "lives.rollout.0").read_text() == "xx":
+            stop.set("test")
+
+    assert supervise(run, run.config(), stop_when_replaced, command=double(run), stop=stop) == STOPPED
+    assert "for a life sign of rollout[0] (process " in capfd.readouterr().err
+
+
+def test_whoever_does_not_leave_within_the_drain_deadline_is_killed_and_named(make_run, double, capfd):
+    run = make_run({"deadlines": {"drain": 1.0}}, learner="finish", rollout="deaf")
+    assert supervise(run, run.config(), nothing, command=double(run), stop=StopFlag()) == DONE
+    assert "waited 1 s (deadlines.drain) for rollout[0], rollout[1] to leave: killing" in capfd.readouterr().err
+
+
+def test_a_resumed_run_goes_on_counting(make_run, double):
+    run = make_run()
+    for _ in range(2):
+        stop = StopFlag()
+        assert supervise(run, run.config(), stop_at(3, stop), command=double(run), stop=stop) == STOPPED
+        counted = run.status()["counters"]["env_steps"]
+    assert run.status()["attempt"] == 2
+    assert counted > 8 * 3 * 2
+
+
+def start_lead(run: Run) -> subprocess.Popen[bytes]:
+    lead = subprocess.Popen([sys.executable, str(Path(__file__).with_name("lead.py")), str(run.path)])
+    ready = lambda: all(p["pid"] for p in run.status().get("processes", [])) and run.status()["counters"]["updates"] > 0  # noqa: E731
+    wait_for(lambda: bool(run.status()) and ready(), 20, "every process to announce itself")
+    return lead
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_signals_checkpoint_and_leave_with_75_however_often_they_come(make_run, number):
+    run = make_run()
+    lead = start_lead(run)
+    for _ in range(3):
+        os.kill(lead.pid, number)
+        time.sleep(0.05)
+    assert lead.wait(10) == STOPPED
+    assert run.status()["state"] == "stopped"
+    assert run.status()["last_checkpoint"].startswith("update_")
+
+
+@pytest.mark.mpi
+def test_nothing_survives_a_sigkilled_supervisor(make_run):
+    run = make_run()
+    lead = start_lead(run)
+    family = psutil.Process(lead.pid).children(recursive=True)
+    assert len(family) >= 4 * 3  # mpiexec, its proxy and the process, for each of four
+    lead.kill()
+    lead.wait()
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 10, "the family to end")
+
+
+@pytest.mark.mpi
+def test_a_sigkill_of_any_process_is_survived(make_run):
+    run = make_run()
+    lead = start_lead(run)
+    pids = {(p["role"], p["index"]): p["pid"] for p in run.status()["processes"]}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: all(p["restarts"] == 1 and p["running"] for p in run.status()["processes"]), 15, "restarts")
+    os.kill(lead.pid, signal.SIGTERM)
+    assert lead.wait(15) == STOPPED
+    assert "Killed (signal 9)" in run.log(1, "rollout", 0).read_text()
