@@ -171,3 +171,16 @@ def test_a_missing_gl_library_is_one_clear_line() -> None:
 def test_neither_torch_nor_hydra_is_loaded() -> None:
     code = "import sys, acceerl.envs.tabletop; print(sorted({'torch', 'hydra'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_two_envs_take_turns_in_one_process() -> None:
+    """Each renders into its own GL context, whichever rendered last."""
+    envs = [TabletopEnv("spatial", image_size=size) for size in (64, 48)]
+    for init_state, env in enumerate(envs):
+        env.reset(0, init_state, 0)
+    first = [env.observe().images["front"] for env in envs]
+    for env, image in zip(envs, first, strict=True):
+        np.testing.assert_array_equal(env.observe().images["front"], image)
+    envs[0].close()
+    np.testing.assert_array_equal(envs[1].observe().images["front"], first[1])
+    envs[1].close()
