@@ -17,7 +17,8 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")
 os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 
 ALONE = ("mpi", "e2e")
-LOCK = Path(tempfile.gettempdir()) / f"acceerl-tests-{os.getuid()}.lock"
+# One lock for the workers of one run, which their tests' time-outs bound.
+LOCK = Path(tempfile.gettempdir()) / f"acceerl-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}.lock"
 
 
 def libero_missing() -> str:
@@ -30,6 +31,10 @@ def libero_missing() -> str:
 
 def pytest_report_header() -> str:
     return f"libero: {libero_missing() or 'on'}"
+
+
+def pytest_unconfigure() -> None:
+    LOCK.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
