@@ -17,8 +17,9 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")
 os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 
 ALONE = ("mpi", "e2e")
-# One lock for the workers of one run, which their tests' time-outs bound.
-LOCK = Path(tempfile.gettempdir()) / f"acceerl-tests-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}.lock"
+# One lock for the workers of one run, named after the process that started them; the tests' time-outs bound the wait.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+LOCK = Path(tempfile.gettempdir()) / f"acceerl-tests-{os.getppid() if IS_WORKER else os.getpid()}.lock"
 
 
 def libero_missing() -> str:
@@ -34,7 +35,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_unconfigure() -> None:
-    LOCK.unlink(missing_ok=True)
+    if not IS_WORKER:
+        LOCK.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
