@@ -28,7 +28,8 @@ from acceerl.channels.weights import MpiPublisher, MpiReader
 from acceerl.channels.wire import Hello, WireError, mismatch
 from acceerl.runtime.registry_client import Event, RegistryClient
 
-ACCEPT_S = 5  # MPI's own time-out of Accept and Connect; the watchdog is for when it fails
+ACCEPT_S = 2  # the client stands at the door, so Accept takes milliseconds or hangs; MPI's own time-out
+CONNECT_S = 20  # a server may be busy with a batch; a watchdog must allow for more than this
 TURN_S = 2.0  # how long a guest that was told to come may keep the next one waiting
 KNOCK_S = 1.0  # between two knocks at a server that does not answer
 HELLO_S = 10.0
@@ -99,8 +100,6 @@ class Endpoint:
             "here": self._on_here,
             "gone": self._on_gone,
         }
-        self._info = self.mpi.Info.Create()
-        self._info.Set("timeout", str(ACCEPT_S))
 
     # Ends, see links.Ends
 
@@ -219,7 +218,7 @@ class Endpoint:
         ):
             return
         self.registry.tell("here", *key)
-        comm = self._meet(self.mpi.COMM_SELF.Connect, event.data)
+        comm = self._meet(self.mpi.COMM_SELF.Connect, event.data, CONNECT_S)
         if comm is None:
             return
         connection = self._adopt(comm)
@@ -236,7 +235,7 @@ class Endpoint:
     def _receive_guests(self) -> None:
         if self.guests:
             self.guests.pop(0)
-            comm = self._meet(self.mpi.COMM_SELF.Accept, self.port)
+            comm = self._meet(self.mpi.COMM_SELF.Accept, self.port, ACCEPT_S)
             if comm is not None:
                 self._adopt(comm)
             self.turn_over = 0.0
@@ -246,15 +245,18 @@ class Endpoint:
             self.registry.tell("come", *key, data=self.port)
             self.turn_over = time.monotonic() + TURN_S
 
-    def _meet(self, call: Callable[..., Any], port: str) -> Any:
+    def _meet(self, call: Callable[..., Any], port: str, timeout_s: int) -> Any:
         """Accept or Connect: the two calls that can hang. None when MPI gave up."""
         self.beat()
+        info = self.mpi.Info.Create()
+        info.Set("timeout", str(timeout_s))
         try:
-            comm = call(port, self._info)
+            comm = call(port, info)
             comm.Set_errhandler(self.mpi.ERRORS_RETURN)
         except self.mpi.Exception:  # the peer died or went away; who still wants to talk knocks again
             return None
         finally:
+            info.Free()
             self.beat()
         return comm
 

@@ -13,7 +13,8 @@ IMAGE = np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3)
 
 
 def observed(slot: int, seed: int) -> Observed:
-    return Observed(slot, Assignment(1, 2, seed), Observation({"front": IMAGE + np.uint8(seed)}, np.ones(8), "stack"))
+    image = IMAGE + np.uint8(seed % 256)
+    return Observed(slot, Assignment(1, 2, seed), Observation({"front": image}, np.ones(8, np.float32), "stack"))
 
 
 def segment(episode: int, steps: int = 3) -> Segment:
@@ -72,7 +73,7 @@ def requests_inference(ends: Ends) -> Play:
         for peer, asked in (yield from until(serving.poll)):
             seed = asked.assignment.seed
             assert asked.observation.instruction == "stack"
-            np.testing.assert_array_equal(asked.observation.images["front"], IMAGE + np.uint8(seed))
+            np.testing.assert_array_equal(asked.observation.images["front"], IMAGE + np.uint8(seed % 256))
             serving.reply(peer, Act(asked.slot, np.full((8, 7), seed, np.float32), Assignment(3, 4, 5)))
             answered += 1
             peers.add(peer)
@@ -140,7 +141,7 @@ def weights_learner(ends: Ends) -> Play:
     publisher = ends.publisher("policy_weights")
     for version in (1, 2, 3):
         publisher.publish(weights(version, 3_000_000))
-    yield from rest(ends, 1.5)
+    yield from rest(ends, 1.0)
     publisher.publish(weights(2, 10))
     yield from rest(ends, 1.0)
 

@@ -26,8 +26,10 @@ def test_inline(name):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("threads", [False, True], ids=["pumping", "pumper"])
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    ("name", "threads"),
+    [("requests", False), ("experience", True), ("reality", True), ("weights", False), ("weights", True)],
+)
 def test_mpi(name, threads, launch):  # noqa: F811
     processes = [
         launch(

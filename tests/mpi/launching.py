@@ -33,10 +33,10 @@ class Launched:
         """The Python process' own id, which it prints first (mpiexec stands between)."""
         return int(self.saw("pid ").split("pid ")[1].split()[0])
 
-    def saw(self, text: str, seconds: float = 15.0) -> str:
-        """Waits until the process printed `text`; returns all that it printed."""
+    def saw(self, text: str, seconds: float = 15.0, times: int = 1) -> str:
+        """Waits until the process printed `text` so many times; returns all that it printed."""
         deadline = time.monotonic() + seconds
-        while text not in self.text:
+        while self.text.count(text) < times:
             assert time.monotonic() < deadline, f"{self.name} did not print {text!r} in {seconds} s:\n{self.text}"
             assert self.process.poll() is None or text in self.text, f"{self.name} ended:\n{self.text}"
             time.sleep(0.01)
@@ -50,6 +50,14 @@ class Launched:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} still runs after {seconds} s:\n{self.text}") from None
+
+    def ended(self, before: "Launched", seconds: float) -> bool:
+        """Waits until either of the two ends: was it this one?"""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and before.process.poll() is None:
+            assert time.monotonic() < deadline, f"neither ended in {seconds} s:\n{self.text}\n{before.text}"
+            time.sleep(0.02)
+        return self.process.poll() is not None
 
     def must_end_well(self, seconds: float) -> None:
         assert self.wait(seconds) == 0, f"{self.name} failed:\n{self.text}"

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from acceerl.channels import mpi
 from acceerl.channels.links import PeerLost
 from acceerl.channels.mpi import Endpoint
 from acceerl.channels.pumping import Idle
@@ -29,6 +30,7 @@ def scenario(endpoint: Endpoint, options: dict) -> None:
 
 def serve(endpoint: Endpoint, options: dict) -> None:
     """Echoes the seed of every request until it is killed."""
+    mpi.ACCEPT_S = options.get("accept_s", mpi.ACCEPT_S)
     serving = endpoint.serving()
     print("serving as incarnation", endpoint.me.incarnation)
     while "stop" not in endpoint.registry.requested:
@@ -42,7 +44,7 @@ def ask(endpoint: Endpoint, options: dict) -> None:
     """Plays checked rounds; `rounds` answers in a row without a loss, then ends."""
     requests = endpoint.requests(options.get("servers"))
     good, total, deadline = 0, 0, time.monotonic() + options.get("seconds", 30)
-    while good < options["rounds"]:
+    while good < options["rounds"] and not (good >= 20 and "stop" in endpoint.registry.requested):
         assert time.monotonic() < deadline, "too slow"
         try:
             total += 1
@@ -65,12 +67,12 @@ def die_at_connect(endpoint: Endpoint, options: dict) -> None:
     endpoint.requests()
     connect = endpoint._meet
 
-    def meet(call, port):
+    def meet(call, port, timeout_s):
         if options["ms"] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
         killer = threading.Timer(options["ms"] / 1000, os.kill, (os.getpid(), signal.SIGKILL))
         killer.start()
-        return connect(call, port)
+        return connect(call, port, timeout_s)
 
     endpoint._meet = meet
     deadline = time.monotonic() + 10
@@ -83,7 +85,7 @@ def die_before_accept(endpoint: Endpoint, options: dict) -> None:
     """A server that says `come` and is killed when the client stands at the door."""
     endpoint.serving()
     print("serving as incarnation", endpoint.me.incarnation)
-    endpoint._meet = lambda call, port: os.kill(os.getpid(), signal.SIGKILL)
+    endpoint._meet = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     while True:
         endpoint.pump()
         time.sleep(0.001)
@@ -102,10 +104,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception as error:
-        print(f"{type(error).__name__}: {error}", flush=True)
-        import traceback
-
-        traceback.print_exc()
+    finally:  # a failed process must not wait in MPI_Finalize
+        sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
         os._exit(1)

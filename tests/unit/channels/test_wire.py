@@ -102,7 +102,7 @@ def test_decoded_arrays_are_aligned_views_of_the_buffer():
 
 
 @pytest.mark.parametrize(
-    "spoil, text",
+    ("spoil", "text"),
     [
         (lambda b: b[:10], "shorter than its header"),
         (lambda b: b[:-1], "bytes and has"),
