@@ -43,12 +43,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "bin"
 
 
-def test_the_wheel_carries_configs_and_weights(wheel: Path) -> None:
-    names = set(ZipFile(wheel).namelist())
-    for path in (REPOSITORY / "configs").rglob("*.yaml"):
-        assert f"acceerl/{path.relative_to(REPOSITORY).as_posix()}" in names
-    for path in (REPOSITORY / "acceerl/policies/data").glob("*"):
-        assert path.relative_to(REPOSITORY).as_posix() in names
+def test_the_wheel_carries_configs_weights_and_templates(wheel: Path) -> None:
+    configs = (path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml"))
+    data = (path.relative_to(REPOSITORY) for path in (REPOSITORY / "acceerl").rglob("*.*") if path.suffix != ".pyc")
+    wanted = {f"acceerl/{path.as_posix()}" for path in configs} | {path.as_posix() for path in data}
+    assert not wanted - set(ZipFile(wheel).namelist())
 
 
 def test_the_wheel_carries_nothing_else(wheel: Path) -> None:
