@@ -1,0 +1,84 @@
+"""The command line as users meet it: help, dry runs, and one line for every mistake."""
+
+from __future__ import annotations
+
+import pytest
+
+from acceerl.launch import cli
+from acceerl.launch import train as train_flow
+from acceerl.launch.cli import COMMANDS, main
+
+
+def test_help_names_every_command_and_each_explains_itself(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name}" in overview
+        assert main([name, "--help"]) == 0
+        assert command.example in capsys.readouterr().out
+
+
+def test_train_help_lists_groups_and_keys_with_defaults(capsys):
+    main(["train", "-h"])
+    out = capsys.readouterr().out
+    assert "  algo         gipo, ppo" in out
+    assert "  learner.lr=0.0001" in out
+    assert "collect.episodes" not in out
+
+
+def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "rollout.processes=3", "--dry-run", "seed=1"]) == 0
+    out = capsys.readouterr().out
+    assert "rollout        3       1  cpu" in out
+    assert "policy_weights  learner -> inference" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "unknown command trian: choose from train, evaluate, collect, pretrain, data, report"),
+        (["train", "fast"], "fast is no override: write KEY=VALUE"),
+        (["train", "--fast"], "unrecognized arguments: --fast"),
+        (["train", "env=foo"], "env=foo is not known: choose from gymnasium, latency, libero, tabletop"),
+        (["train", "resume=/nowhere"], "/nowhere is no run directory: it has no config.yaml"),
+        (["train", "-m", "resume=x"], "resume= continues one run: leave -m out"),
+        (["evaluate", "-m"], "acceerl evaluate takes no -m"),
+        (["pretrain"], "give what as one of policy, world_model"),
+        (["pretrain", "other"], "other: give what as one of policy, world_model"),
+        (["data", "inspect"], "acceerl data: give PATH"),
+        (["data", "inspect", "/nowhere.hdf5"], "/nowhere.hdf5: no such file or folder"),
+        (["report", "/nowhere"], "/nowhere is no run directory"),
+        (["report", "a", "b"], "acceerl report takes no further words, got b"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, expected, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("acceerl: error: ")
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_crash_shows_its_traceback_and_ends_with_1(monkeypatch, capsys):
+    def broken(*_: object) -> int:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(train_flow, "train", broken)
+    assert main(["train"]) == cli.CRASH
+    assert "RuntimeError: out of ideas" in capsys.readouterr().err
+
+
+def test_a_sweep_gives_every_point_a_run_of_its_own(monkeypatch, tmp_path):
+    names = []
+    monkeypatch.setattr(train_flow, "train", lambda config, resumed=None: names.append((config.name, config.seed)) or 0)
+    assert main(["train", "-m", "seed=1,2", "name=x", f"runs={tmp_path}"]) == 0
+    assert names == [("x-0", 1), ("x-1", 2)]
+
+
+def test_a_broken_file_is_found_by_validate(tmp_path, capsys):
+    (tmp_path / "a.hdf5").write_bytes(b"no HDF5")
+    assert main(["data", "validate", str(tmp_path)]) == 1
+    assert "a.hdf5: " in capsys.readouterr().out

@@ -1,0 +1,81 @@
+"""The train flow around the processes: scores before and after, resuming, and the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from acceerl.config import from_dict
+from acceerl.jobs import evaluate
+from acceerl.launch import train
+from acceerl.runtime.rundir import Run
+from acceerl.runtime.stop import DONE, STOPPED
+
+ENV = {"_target_": "acceerl.envs.latency.LatencyEnv"}
+
+
+@pytest.fixture
+def flow(tmp_path, monkeypatch):
+    """Plays a training whose processes are imagined; `flow.codes` is what supervising returns, in turn."""
+
+    class Flow:
+        def __init__(self):
+            self.codes, self.scored = [DONE], []
+
+        def config(self, **changes):
+            return from_dict({"runs": str(tmp_path), "name": "blue", "env": ENV, **changes})
+
+    flow = Flow()
+    success = {"before": 0.52, "after": 0.715}
+    monkeypatch.setattr(evaluate, "score", lambda c, r, w, label: flow.scored.append((label, w)) or success[label])
+    monkeypatch.setattr(train, "supervise", lambda run, config, show: flow.codes.pop(0))
+    return flow
+
+
+def test_the_last_line_compares_before_and_after(flow, capsys, tmp_path):
+    assert train.train(flow.config(json=str(tmp_path / "out.json"))) == DONE
+    assert capsys.readouterr().out.splitlines()[-1] == "success before RL 52.0 %, after RL 71.5 %"
+    assert flow.scored == [("before", None), ("after", tmp_path / "blue" / "policy.pt")]
+    figures = json.loads((tmp_path / "out.json").read_text())["figures"]
+    assert figures["train.success_after"] == 0.715
+
+
+def test_a_stopped_run_says_how_to_go_on_and_resumes_without_scoring_before_again(flow, capsys, tmp_path):
+    flow.codes = [STOPPED, DONE]
+    assert train.train(flow.config()) == STOPPED
+    assert f"to continue: acceerl train resume={tmp_path / 'blue'}" in capsys.readouterr().out
+    config, resumed = train.prepare("train", [f"resume={tmp_path / 'blue'}", "learner.max_updates=7"])
+    assert train.train(config, resumed) == DONE
+    assert [label for label, _ in flow.scored] == ["before", "after"]
+    assert Run.open(tmp_path / "blue").config().learner.max_updates == 7
+
+
+def test_a_crash_is_not_scored(flow):
+    flow.codes = [1]
+    assert train.train(flow.config()) == 1
+    assert [label for label, _ in flow.scored] == ["before"]
+
+
+def test_a_running_run_is_not_resumed(flow, tmp_path):
+    run = Run.create(flow.config())
+    run.write_status({"state": "running", "supervisor": train.whoami()})
+    with pytest.raises(ValueError, match=f"is running \\(process {os.getpid()}\\): stop it first"):
+        train.prepare("train", [f"resume={run.path}"])
+
+
+def test_an_impossible_placement_is_refused_before_anything_is_made(flow, tmp_path):
+    with pytest.raises(ValueError, match="placement row inference"):
+        train.train(flow.config(inference={"instances": 9}))
+    assert not (tmp_path / "blue").exists()
+
+
+def test_a_signal_between_the_scores_leaves_with_75(flow, monkeypatch):
+    def interrupted(*_):
+        os.kill(os.getpid(), 15)
+
+    monkeypatch.setattr(evaluate, "score", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        train.train(flow.config())
+    assert caught.value.code == STOPPED

@@ -1,0 +1,114 @@
+"""The schema and its YAML files: everything composes, and every mistake is one line that names key and choices."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import yaml
+
+from acceerl.config import Config, from_dict, to_dict
+from acceerl.launch.compose import compose, configs_folder, groups, multirun, override
+
+CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_yaml_composes_and_validates(choice):
+    config = compose("train", [choice])
+    assert from_dict(yaml.safe_load(yaml.safe_dump(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("choice", [c for c in CHOICES if c.startswith(("env=", "policy="))])
+def test_every_plugin_target_is_there(choice):
+    plugin = getattr(compose("train", [choice]), choice.partition("=")[0])
+    module, _, name = plugin["_target_"].rpartition(".")
+    path = configs_folder().parent / module.replace(".", "/")
+    source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    assert name in source.read_text(), "found in the source, since some simulators are optional"
+
+
+def test_defaults_of_the_yaml_are_those_of_the_schema():
+    plain = to_dict(compose("train", []))
+    for group in ("learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor"):
+        assert plain[group] == to_dict(Config())[group]
+
+
+def test_suite_follows_the_env_until_it_is_named():
+    assert compose("train", ["env=libero"]).env["suite"] == "libero_spatial"
+    named = compose("train", ["env=libero", "suite=libero_goal"])
+    assert (named.suite, named.env["suite"]) == ("libero_goal", "libero_goal")
+
+
+def test_an_experiment_is_overridden_by_the_command_line():
+    config = compose("train", ["experiment=tabletop_spatial", "algo=ppo", "learner.lr=1"])
+    assert (config.algo.loss, config.learner.lr) == ("ppo", 1.0)
+
+
+def test_a_plugin_takes_new_arguments():
+    assert compose("train", ["+env.step_limit=5"]).env["step_limit"] == 5
+    third_party = compose("train", ["policy._target_=their.module.Class"])
+    assert third_party.policy["_target_"] == "their.module.Class"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("learner.lrr=1", "unknown configuration key learner.lrr: did you mean learner.lr?"),
+        ("lerner.lr=1", "unknown configuration key lerner.lr: did you mean learner?"),
+        ("+foo=1", "unknown configuration key foo: choose from algo, channels"),
+        ("env=foo", "env=foo is not known: choose from gymnasium, latency, libero, tabletop"),
+        ("experiment=foo", "experiment=foo is not known: choose from "),
+        ("env.foo=1", "unknown configuration key env.foo (to pass a new argument to the plug-in: +env.foo=...)"),
+        ("schedule=never", "schedule=never is not known: choose from async, sync, sync_update"),
+        ("learner.lr=abc", "learner.lr must be a number, got 'abc'"),
+        ("learner.batch=0", "learner.batch must be at least 1, got 0"),
+        ("learner.lr=0", "learner.lr must be above 0"),
+        ("learner=3", "learner must be a group of keys"),
+        ("learner.lr", "Error parsing override 'learner.lr'"),
+        ("start=${nope}", "Interpolation key 'nope' not found"),
+        ("schedule=async,sync", "--multirun"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(text, expected):
+    with pytest.raises(ValueError) as caught:
+        compose("train", [text])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_run_takes_numbers_but_stays_itself():
+    config = compose("train", ["experiment=tabletop_spatial"])
+    assert override(config, ["learner.max_updates=5"]).learner.max_updates == 5
+    for text in ("env=libero", "suite=goal", "env.image_size=32", "algo=ppo", "name=other"):
+        with pytest.raises(ValueError, match="a resumed run keeps its"):
+            override(config, [text])
+    with pytest.raises(ValueError, match=r"did you mean learner\.lr"):
+        override(config, ["learner.lrr=5"])
+    with pytest.raises(ValueError, match="plain KEY=VALUE"):
+        override(config, ["learner.lr=1,2"])
+
+
+def test_a_sweep_visits_every_combination_under_names_of_their_own(tmp_path):
+    seen = []
+    sweep = ["learner.lr=0.1,0.2", "seed=1,2", "name=x", f"runs={tmp_path}"]
+    assert multirun(sweep, lambda c: seen.append((c.name, c.learner.lr, c.seed)) or 0) == 0
+    assert seen == [("x-0", 0.1, 1), ("x-1", 0.1, 2), ("x-2", 0.2, 1), ("x-3", 0.2, 2)]
+
+
+def test_a_sweep_ends_with_the_code_of_the_point_that_stopped(tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        multirun(["seed=1,2", f"runs={tmp_path}"], lambda c: 75)
+    assert caught.value.code == 75
+
+
+def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown configuration key learner\.lrr: did you mean"):
+        multirun(["learner.lrr=1,2", f"runs={tmp_path}"], lambda c: 0)
+
+
+def test_the_whole_schema_needs_no_hydra():
+    source = importlib.import_module("acceerl.config").__file__
+    assert source is not None
+    with open(source) as file:
+        assert "import hydra" not in file.read()
