@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from acceerl.jobs.video import write_video
 from acceerl.runtime.rundir import replace_text
@@ -81,12 +82,12 @@ def write_table(results: Sequence[EpisodeResult], instructions: Sequence[str], p
 
 def rich_table(rows: Sequence[Row]) -> Table:
     drawn = Table(show_edge=False, pad_edge=False)
-    for title, justify in _COLUMNS:
-        drawn.add_column(title, justify="left" if justify == "left" else "right", no_wrap=justify == "right")
+    for title, side in _COLUMNS:
+        drawn.add_column(title, justify=side, no_wrap=side == "right")
     for row in rows:
         if row.task is None:
             drawn.add_section()
-        drawn.add_row(*_cells(row))
+        drawn.add_row(*map(Text, _cells(row)))  # as Text, so that brackets are no markup
     return drawn
 
 
@@ -112,9 +113,9 @@ def as_json(rows: Sequence[Row], results: Sequence[EpisodeResult]) -> dict[str, 
     }
 
 
-_COLUMNS = (
-    ("task", "right"), ("instruction", "left"), ("episodes", "right"), ("successes", "right"),
-    ("success", "right"), ("95 % interval", "right"), ("mean steps", "right"),
+_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("task", "right"), ("instruction", "left"), ("won", "right"), ("success", "right"), ("95 % interval", "right"),
+    ("steps", "right"),
 )  # fmt: skip
 
 
@@ -122,11 +123,10 @@ def _cells(row: Row) -> list[str]:
     return [
         "" if row.task is None else str(row.task),
         row.instruction,
-        str(row.episodes),
-        str(row.successes),
+        f"{row.successes}/{row.episodes}",
         f"{100 * row.rate:.1f} %",
-        f"{100 * row.low:.1f} – {100 * row.high:.1f}",
-        f"{row.mean_steps:.1f}",
+        f"{100 * row.low:.1f}–{100 * row.high:.1f} %",
+        f"{row.mean_steps:.0f}",
     ]
 
 

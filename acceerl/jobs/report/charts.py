@@ -12,9 +12,10 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 440, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 34
-POINTS = 160  # more than a chart has pixels for
+WIDTH, HEIGHT = 360, 190
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 34
+POINTS = 160  # more would only be noise at this size
+SMALL_SHARE = 0.2  # shares that stay below get a scale of their own
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Chart:
     lines: Sequence[Line]
     x_label: str
     note: str = ""  # what a reader should know to judge it
-    percent: bool = False  # y is a share: drawn from 0 to 100 %
+    percent: bool = False  # y is a share: drawn in per cent from 0, to 100 unless all of it is small
     from_zero: bool = False
     kept: Sequence[Line] = field(init=False)
 
@@ -81,10 +82,11 @@ def svg(chart: Chart) -> str:
 
 
 def thin(line: Line) -> Line:
-    """At most POINTS points: means of neighbours of equal number (single points are worth keeping for dots)."""
+    """At most POINTS points: means of equally many neighbours, so that one end is not smoother than the other."""
     if len(line.x) <= POINTS or line.dots:
         return line
-    groups = np.array_split(np.arange(len(line.x)), POINTS)
+    size = -(-len(line.x) // POINTS)
+    groups = [np.arange(start, min(start + size, len(line.x))) for start in range(0, len(line.x), size)]
     low, high = (None if v is None else _means(v, groups) for v in (line.low, line.high))
     return Line(_means(line.x, groups), _means(line.y, groups), line.name, low, high)
 
@@ -129,9 +131,12 @@ def _scales(chart: Chart) -> tuple[Scale, Scale, list[float]]:
     xs = np.concatenate([line.x for line in chart.kept])
     ys = np.concatenate([v for line in chart.kept for v in (line.y, line.low, line.high) if v is not None])
     ys = ys[np.isfinite(ys)]
-    low, high = (0.0, 1.0) if chart.percent else (float(ys.min()), float(ys.max()))
+    low, high = float(ys.min()), float(ys.max())
+    if chart.percent:
+        low, high = 0.0, 1.0 if high > SMALL_SHARE else max(high, 0.01)
     ticks = nice_ticks(min(low, 0.0) if chart.from_zero else low, high)
     left, right = float(xs.min()), float(xs.max())
+    left = 0.0 if 0 < left < right / 10 else left  # a run begins at 0, even if its first episode ends later
     margin = 0.0 if right > left else 0.5
     x = Scale(left - margin, right + margin, LEFT, WIDTH - RIGHT)
     return x, Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP), ticks

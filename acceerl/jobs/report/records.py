@@ -68,16 +68,16 @@ class Records:
         """Seconds since the epoch -> active seconds since the first line."""
         return np.interp(times, *self._clock)
 
-    def total(self, counter: str) -> float:
-        """What all processes of the run counted together; for updates and versions, the highest reached."""
-        ends = [curve.values[-1] for curve in self.counters[counter].values()]
+    def total(self, role: str, counter: str) -> float:
+        """What all processes of a role counted together; for updates and versions, the highest reached."""
+        ends = [curve.values[-1] for curve in self._curves(role, counter)]
         if not ends:
             return 0.0
         return max(ends) if counter in CONTINUED else sum(ends)
 
-    def rate(self, counter: str, bins: int = 80) -> tuple[np.ndarray, np.ndarray]:
-        """Middles of equal spans of active time, and events per active second in each; empty without data."""
-        curves = self.counters[counter].values()
+    def rate(self, role: str, counter: str, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
+        """Middles of equal spans of active time, and counts per active second in each; empty without data."""
+        curves = self._curves(role, counter)
         if not curves or self.duration <= 0:
             return np.zeros(0), np.zeros(0)
         edges = np.linspace(0, self.duration, bins + 1)
@@ -90,10 +90,13 @@ class Records:
         order = np.argsort(curve.times, kind="stable")
         return self.active(np.array(curve.times)[order]), np.array(curve.values)[order]
 
-    def restarts(self, role: str) -> int:
-        """Processes of a role beyond the first of each index, over all attempts."""
+    def restarts(self, role: str, attempts: int) -> int:
+        """Processes of a role beyond one for each index and attempt: those that replaced a dead one."""
         mine = [process for process in self.processes if process[0] == role]
-        return len(mine) - len({index for _, index, _ in mine})
+        return max(0, len(mine) - attempts * len({index for _, index, _ in mine}))
+
+    def _curves(self, role: str, counter: str) -> list[Curve]:
+        return [curve for (of, _, _), curve in self.counters[counter].items() if of == role]
 
     def _take(self, text: str) -> None:
         try:
