@@ -57,7 +57,7 @@ def open_trajectories(paths: str | Path | Iterable[str | Path]) -> Trajectories:
 
 def shards_of(path: Path) -> list[Path]:
     """The published files under a path: itself, or the `*.hdf5` of a folder."""
-    if not path.is_dir():
+    if not path.is_dir() or path.suffix == ".partial":
         return [path]
     shards = sorted(path.glob("*.hdf5"))
     if not shards:
@@ -232,7 +232,7 @@ def _entries(path: Path, file: h5py.File) -> list[Entry]:
     layout = schema.layout_of(file["data"]) if "data" in file else None
     if layout is None:
         raise ValueError("HDF5, but neither an acceerl nor a published LIBERO layout: see data/README.md to convert it")
-    names = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
+    names = sorted(file["data"], key=schema.number_of)
     if not names:
         raise ValueError("holds no episode: leave it out")
     return [_entry(path, name, file["data"][name], layout) for name in names]

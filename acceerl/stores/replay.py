@@ -1,7 +1,7 @@
 """The learner's memory: whole segments, drawn by decision count, each also on disk once so that a run resumes.
 
-`RateLimiter` is pure arithmetic. `Replay` holds the segments of one learner rank and is safe to use from a thread
-that inserts and another that samples. The disk side is `spool.Spool`.
+`RateLimiter` is pure arithmetic. `Replay` holds the segments of one learner rank; one thread may insert while others
+sample and save. The disk side is `spool.Spool`.
 """
 
 from __future__ import annotations
@@ -151,9 +151,10 @@ class Replay:
     def retain(self, ids: Iterable[int]) -> None:
         """Removes spool files with neither a held segment nor one of `ids`: those of the checkpoints that are kept."""
         if self._spool:
+            before = self._spool.current  # read first: what is inserted meanwhile lies in this log or a later one
             with self._lock:
                 held = {item.spooled for item in self._held.values()}
-            self._spool.retain(held.union(ids))
+            self._spool.retain(held.union(ids), before)
 
     def close(self) -> None:
         """Writes what waits for the spool and ends its thread."""

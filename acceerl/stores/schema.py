@@ -6,6 +6,7 @@ entries, D action dimensions, n simulator state entries. `data/README.md` has th
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -81,12 +82,6 @@ class Episode:
         floats = [*self._per_step(), ("obs/proprio", self.proprio)]
         return found + [f"{name}: holds NaN or infinity" for name, rows in floats if not np.isfinite(rows).all()]
 
-    def bytes_at_most(self) -> int:
-        """What the episode takes in a file when nothing compresses, HDF5's own share included."""
-        rows = sum(rows.nbytes for _, rows in (*self._per_step(), *self._per_row()))
-        frames = sum(len(frames) + 1 for frames in self.images.values())
-        return 2 * rows + 512 * frames + (256 << 10)
-
     def _per_step(self) -> list[tuple[str, np.ndarray]]:
         optional = [("states", self.states), ("expert_actions", self.expert_actions)]
         return [("rewards", self.rewards), ("dones", self.dones), ("actions", self.actions)] + [
@@ -135,20 +130,35 @@ def layout_of(data: h5py.Group) -> Layout | None:
     return Layout(shift=1, upside_down=True, proprio=LIBERO_PROPRIO, instruction="".join(words).strip().strip('"'))
 
 
-def write_header(data: h5py.Group, env_args: dict[str, Any], problem_info: dict[str, Any]) -> None:
-    data.attrs.update(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
-        alignment=ALIGNMENT,
-        env_args=json.dumps(env_args),
-        problem_info=json.dumps(problem_info),
-        num_demos=0,
-        total=0,
-    )
+def image(env_args: str, problem_info: str, episode: Episode | None = None, compression: str = "none") -> memoryview:
+    """The bytes of a file with no or one episode; both headers are JSON. Made in memory: a disk sees it whole."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        data = file.create_group("data")
+        data.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, alignment=ALIGNMENT)
+        data.attrs.update(env_args=env_args, problem_info=problem_info, num_demos=0, total=0)
+        if episode is not None:
+            _write_demo(data.create_group("demo_0"), episode, compression)
+            _count(data, len(episode))
+    return content.getbuffer()
 
 
-def write_demo(demo: h5py.Group, episode: Episode, compression: str) -> None:
-    """Fills an empty group; the caller links it into `data` when it is whole."""
+def link(data: h5py.Group, demo: h5py.Group) -> None:
+    """Copies a demo of another file under the next number, chunks as they are."""
+    data.copy(demo, data, f"demo_{data.attrs['num_demos']}")
+    _count(data, int(demo.attrs["num_samples"]))
+
+
+def _count(data: h5py.Group, steps: int) -> None:
+    data.attrs["num_demos"] = int(data.attrs["num_demos"]) + 1
+    data.attrs["total"] = int(data.attrs["total"]) + steps
+
+
+def number_of(demo: str) -> int:
+    return int(demo.removeprefix("demo_"))
+
+
+def _write_demo(demo: h5py.Group, episode: Episode, compression: str) -> None:
     for name, rows in episode._per_step():
         dtype = {"dones": np.uint8, "states": np.float64}.get(name, np.float32)
         demo.create_dataset(name, data=np.asarray(rows, dtype))

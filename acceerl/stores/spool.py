@@ -26,6 +26,7 @@ OFFSET_BITS = 40
 LOG_BYTES = 64 << 20  # a log is removed as a whole, so logs are small beside a replay
 QUEUE_SEGMENTS = 256
 DEADLINE_S = 120.0
+SLOW = f"waited {DEADLINE_S:.0f} s for this disk: it hangs or is too slow; choose another, or set replay=drop"
 NUMBER = struct.Struct("<I")
 FACTS = ("episode", "start", "instruction", "terminated", "truncated", "imagined")
 ARRAYS = ("proprio", "tokens", "logp", "values", "rewards", "executed", "versions")
@@ -67,7 +68,10 @@ class Spool:
 
     def flush(self) -> None:
         """Returns when everything appended so far is on the disk."""
-        self._thread.submit(self._sync).result(DEADLINE_S)
+        try:
+            self._thread.submit(self._sync).result(DEADLINE_S)
+        except TimeoutError as error:
+            raise OSError(f"{self.folder}: a checkpoint {SLOW}") from error
         self._check()
 
     def read(self, segment_id: int) -> Segment:
@@ -82,26 +86,30 @@ class Spool:
                 f"{path}: the segment at byte {offset} is missing or damaged ({error}): resume with replay=drop"
             ) from error
 
-    def retain(self, ids: Iterable[int]) -> None:
-        """Removes the logs that hold none of `ids`, except the one in hand."""
+    @property
+    def current(self) -> int:
+        """The number of the log in hand."""
+        return self._k
+
+    def retain(self, ids: Iterable[int], before: int) -> None:
+        """Removes the logs with a number below `before` that hold none of `ids`."""
         needed = {segment_id >> OFFSET_BITS for segment_id in ids}
         for path in self.folder.glob("log-*.bin"):
-            if _number(path) < self._k and _number(path) not in needed:
+            if _number(path) < before and _number(path) not in needed:
                 path.unlink()
 
     def close(self) -> None:
-        """Writes what is queued and ends the thread."""
-        self.flush()
+        """Writes what is queued and ends the thread; OSError when something could not be written."""
+        self._thread.submit(self._end_log)
         self._thread.shutdown()
-        if self._stream:
-            self._stream.close()
+        self._check()
 
     def _write(self, k: int, parts: list[memoryview]) -> None:
         path = self._log(k)
         if self._failed:
             return  # offsets after a torn record are wrong, so nothing may follow it
         if self._stream is None or self._stream.name != str(path):
-            self._sync()
+            self._end_log()
             self._stream = path.open("xb", buffering=0)
         try:
             for part in [*parts, checksum(parts[1:])]:
@@ -112,6 +120,11 @@ class Spool:
     def _sync(self) -> None:
         if self._stream and not self._failed:
             os.fsync(self._stream.fileno())
+
+    def _end_log(self) -> None:
+        if self._stream:
+            self._sync()
+            self._stream.close()
 
     def _written(self, done: Future[None]) -> None:
         self._room.release()

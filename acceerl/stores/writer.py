@@ -1,26 +1,28 @@
 """Writes episodes into HDF5 shards that are whole or absent; read this to record trajectories.
 
-A shard grows as `shard-<writer>-<k>.hdf5.partial`, flushed after each episode, and gets its name when it is full
-or closed. SIGKILL costs the episode in hand; the others come back with `recover`, which a writer that restarts
-under the same id calls by itself.
+While a shard grows it is a folder, `shard-<writer>-<k>.hdf5.partial/`, of one-episode files; when it is full or
+closed they are merged into one file, which then gets its name. So HDF5 never changes a file that already holds
+something: killed inside a flush, it can lose everything in the file, not only what was being written.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
-import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import h5py
 
 from acceerl.stores import schema
 from acceerl.stores.manifest import publish_shard, register
+from acceerl.stores.merge import merge, reason
 from acceerl.stores.schema import Episode
 
 log = logging.getLogger(__name__)
@@ -54,44 +56,35 @@ class TrajectoryWriter:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", writer_id):
             raise ValueError(f"writer_id {writer_id!r} becomes a file name: use letters, digits, _ . -")
         self.folder, self.writer_id = Path(folder), writer_id
-        self.written = 0
-        self.published: list[Path] = []
-        self._header, self._compression = (env_args, problem_info), compression
+        self.written = 0  # episodes
+        self._header, self._compression = (json.dumps(env_args), json.dumps(problem_info)), compression
         self._max_episodes, self._max_bytes = max_episodes, max_bytes
-        self._file: h5py.File | None = None
+        self._shard: _Growing | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.published += recover(self.folder, writer_id)
+        self.published: list[Path] = recover(self.folder, writer_id)
 
     def write(self, episode: Episode) -> None:
         """Appends one episode; when this returns, SIGKILL can no longer lose it."""
         problems = episode.problems()
         if problems:
             raise ValueError(f"{self.folder}: episode refused: {'; '.join(problems)}")
-        with _Refusal(self):
-            file = self._file or self._start()
-            with _room(self._partial, file, episode.bytes_at_most()):
-                append(file, episode, self._compression)
+        image = schema.image(*self._header, episode, self._compression)
+        self._shard = self._shard or self._next_shard()
+        self._shard.add(image)
         self.written += 1
-        if file["data"].attrs["num_demos"] >= self._max_episodes or self._size() >= self._max_bytes:
+        if self._shard.episodes >= self._max_episodes or self._shard.bytes >= self._max_bytes:
             self.close()
 
     def close(self) -> list[Path]:
         """Publishes the shard in hand; returns every shard that this writer has published."""
-        if self._file is not None:
-            with _Refusal(self):
-                self._file.close()
-                self._file = None
-                self.published.append(publish_shard(self._partial))
+        if self._shard is not None:
+            shard, self._shard = self._shard, None
+            self.published += shard.publish()
         return self.published
 
-    def _start(self) -> h5py.File:
+    def _next_shard(self) -> _Growing:
         k = 1 + max(_numbers(self.folder, self.writer_id), default=-1)
-        self._partial = self.folder / f"shard-{self.writer_id}-{k}.hdf5.partial"
-        self._file = create(self._partial, *self._header)
-        return self._file
-
-    def _size(self) -> int:
-        return self._partial.stat().st_size
+        return _Growing(self.folder / f"shard-{self.writer_id}-{k}.hdf5.partial")
 
     def __enter__(self) -> TrajectoryWriter:
         return self
@@ -100,73 +93,78 @@ class TrajectoryWriter:
         self.close()
 
 
-class _Refusal:
-    """Turns what HDF5 raises when the disk refuses into one line, and lets go of the shard (`recover` finds it)."""
+class _Growing:
+    """A shard in progress, of a living writer or left by a dead one."""
 
-    def __init__(self, writer: TrajectoryWriter) -> None:
-        self.writer = writer
+    def __init__(self, partial: Path) -> None:
+        self.partial = partial
+        with _refusal(partial):
+            partial.mkdir(exist_ok=True)
+            self._lock = _lock(partial)
+        self.episodes, self.bytes = 0, 0
 
-    def __enter__(self) -> None:
-        pass
+    def add(self, image: memoryview) -> None:
+        path = self.partial / f"episode-{self.episodes:06d}.hdf5"
+        with _refusal(self.partial):
+            _write_whole(path, image)
+        self.episodes, self.bytes = self.episodes + 1, self.bytes + len(image)
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (OSError, RuntimeError)):
-            file, self.writer._file = self.writer._file, None
-            if file is not None:
-                abandon(file)
-            raise OSError(
-                f"{self.writer._partial}: cannot be written ({_reason(error)}): free some disk space or choose another "
-                f"folder, then run recover({str(self.writer.folder)!r}); published shards are untouched"
-            ) from error
+    def publish(self) -> list[Path]:
+        """The shard, or nothing when there was no whole episode."""
+        final = self.partial.with_suffix("")
+        if not final.exists():  # else killed after publishing, before this folder was removed
+            sources = [path for path in sorted(self.partial.glob("episode-*.hdf5")) if _readable(path)]
+            with _refusal(self.partial):
+                if sources:
+                    publish_shard(merge(sources, self.partial.with_suffix(".merging")))
+        shutil.rmtree(self.partial)
+        self._lock.close()
+        return [final] if final.exists() else []
 
 
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
-
-
-def abandon(file: h5py.File) -> None:
-    """Closes a file whose last write failed; the close fails for the same reason and has nothing to add."""
+def _write_whole(path: Path, content: memoryview) -> None:
+    beside = path.with_suffix(".part")
     try:
-        file.close()
-    except (OSError, RuntimeError) as error:
-        log.debug("closing a shard that could not be written: %s", error)
+        beside.write_bytes(content)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    beside.rename(path)
+
+
+def _lock(partial: Path) -> TextIO:
+    stream = (partial / "writer.lock").open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            stream.close()
+            raise ValueError(f"{partial}: its writer is alive: recover after it has ended") from error
+        log.debug("%s: this file system has no locks: %s", partial, error)
+    return stream
 
 
 @contextmanager
-def _room(path: Path, file: h5py.File, size: int) -> Iterator[None]:
-    """Reserves disk space before HDF5 writes, gives back what was not needed.
-
-    HDF5 cannot take back a write that failed half way: closing such a file crashes the process.
-    """
-    handle = os.open(path, os.O_RDWR)
+def _refusal(partial: Path) -> Iterator[None]:
+    """Says what to do when the disk refuses."""
     try:
-        os.posix_fallocate(handle, path.stat().st_size, size)
         yield
-    finally:
-        os.ftruncate(handle, file.id.get_filesize())
-        os.close(handle)
+    except OSError as error:
+        raise OSError(
+            f"{partial}: cannot be written ({reason(error)}): free some disk space or choose another folder, then run "
+            f"recover({str(partial.parent)!r}); published shards are untouched"
+        ) from error
 
 
-def create(path: Path, env_args: dict[str, Any], problem_info: dict[str, Any]) -> h5py.File:
-    file = h5py.File(path, "w-")
-    schema.write_header(file.create_group("data"), env_args, problem_info)
-    file.flush()  # from here on the file opens after a SIGKILL
-    return file
-
-
-def append(file: h5py.File, episode: Episode, compression: str) -> None:
-    """Writes an anonymous group and links it when it is whole, so that a half episode is never seen."""
-    demo = file.create_group(None)
-    schema.write_demo(demo, episode, compression)
-    _link(file["data"], demo, len(episode))
-    file.flush()
-
-
-def _link(data: h5py.Group, demo: h5py.Group, steps: int) -> None:
-    count = int(data.attrs["num_demos"])
-    data[f"demo_{count}"] = demo
-    data.attrs["num_demos"] = count + 1
-    data.attrs["total"] = int(data.attrs["total"]) + steps
+def _readable(path: Path) -> bool:
+    """False for what a machine that lost power left; it is set aside, since the folder around it will go."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "demo_0" in file["data"]
+    except (OSError, KeyError) as error:
+        kept = path.rename(path.parent.with_suffix(f".{path.stem}.unreadable"))
+        log.warning("%s: an episode cannot be recovered (%s); kept as %s", path, error, kept.name)
+        return False
 
 
 def _numbers(folder: Path, writer_id: str) -> Iterator[int]:
@@ -176,68 +174,19 @@ def _numbers(folder: Path, writer_id: str) -> Iterator[int]:
             yield int(name["k"])
 
 
-# After a SIGKILL
-
-
 def recover(folder: str | Path, writer_id: str | None = None) -> list[Path]:
-    """Publishes the whole episodes of shards that dead writers left; returns the new shards.
+    """Publishes the whole episodes of shards that dead writers left; returns those shards.
 
-    Call it for all writers (`writer_id=None`) only when none is alive. A left file that cannot be opened at all is
-    kept under `.unreadable` with a warning. Raises OSError when the disk is full; the left file then stays.
+    Raises ValueError when such a writer is alive, OSError when the disk is full; what was left then stays.
     """
-    folder = Path(folder)
-    mine = [path for path in sorted(folder.glob("shard-*.hdf5")) if _of(path, writer_id)]
-    for shard in mine:  # killed between the rename and the manifest entry
-        if not (folder / "manifest" / f"{shard.stem}.json").exists():
+    shards = [path for path in sorted(Path(folder).glob("shard-*.hdf5")) if _of(path, writer_id)]
+    for shard in shards:  # killed between the rename and the manifest entry
+        if not (shard.parent / "manifest" / f"{shard.stem}.json").exists():
             register(shard)
-    left = [path for path in sorted(folder.glob("shard-*.hdf5.partial")) if _of(path, writer_id)]
-    return [shard for shard in map(_rescue, left) if shard is not None]
+    left = [path for path in sorted(Path(folder).glob("shard-*.hdf5.partial")) if _of(path, writer_id)]
+    return [shard for partial in left for shard in _Growing(partial).publish()]
 
 
 def _of(path: Path, writer_id: str | None) -> bool:
     name = SHARD.match(path.name)
     return name is not None and writer_id in (None, name["writer"])
-
-
-def _rescue(partial: Path) -> Path | None:
-    """Copies the whole episodes out: the left file itself is not trusted to be appended to or renamed."""
-    copy = partial.with_suffix(".recovered")
-    final: Path | None = None
-    if not partial.with_suffix("").exists():  # else killed between publishing the copy and removing the original
-        copy.unlink(missing_ok=True)
-        try:
-            source = _open_left(partial)
-            if source is None:
-                return None
-            with source:
-                copied = _copy_whole(source, copy)
-            final = publish_shard(copy) if copied else None
-            copy.unlink(missing_ok=True)
-        except RuntimeError as error:  # what h5py raises when a copy meets a full disk
-            raise OSError(f"{copy}: cannot be written ({_reason(error)}): free some disk space") from error
-    partial.unlink()
-    return final
-
-
-def _open_left(partial: Path) -> h5py.File | None:
-    try:
-        return h5py.File(partial, "r")
-    except OSError as error:
-        if error.errno == errno.EAGAIN or "already open" in str(error):
-            raise ValueError(f"{partial}: its writer is alive: recover after it has ended") from error
-        kept = partial.rename(partial.with_suffix(".unreadable"))
-        log.warning("%s: no episode could be recovered (%s); kept as %s", partial, error, kept.name)
-        return None
-
-
-def _copy_whole(source: h5py.File, path: Path) -> int:
-    """Copies compressed chunks as they are; returns how many episodes."""
-    data = source["data"]
-    with create(path, *(json.loads(data.attrs[name]) for name in ("env_args", "problem_info"))) as file:
-        for i in range(int(data.attrs["num_demos"])):
-            demo = file.create_group(None)
-            for name in data[f"demo_{i}"]:
-                source.copy(data[f"demo_{i}"][name], demo, name)
-            demo.attrs.update(data[f"demo_{i}"].attrs)
-            _link(file["data"], demo, int(demo.attrs["num_samples"]))
-        return int(file["data"].attrs["num_demos"])

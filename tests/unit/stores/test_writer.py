@@ -124,17 +124,19 @@ def test_an_inconsistent_episode_is_refused_and_the_shard_goes_on(tmp_path, chan
 def test_an_interrupt_inside_an_episode_leaves_no_half_of_it(tmp_path, monkeypatch):
     out = writer(tmp_path)
     out.write(episode())
-
-    def interrupted(demo, *_):
-        demo["actions"] = [1]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(schema, "write_demo", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         out.write(episode())
+    monkeypatch.undo()
     out.close()
     assert validate(tmp_path) == []
     assert len(open_trajectories(tmp_path)) == 1
+
+
+def interrupted(path: Path, content) -> None:
+    with path.open("wb") as stream:
+        stream.write(content[:100])
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("option", "value"), [("compression", "zip"), ("writer_id", "a/b")])
@@ -145,35 +147,38 @@ def test_bad_options_are_refused_at_once(tmp_path, option, value):
 
 FULL = """
 import resource, sys
-from pathlib import Path
+import numpy as np
 from acceerl.stores.writer import TrajectoryWriter
 from tests.unit.stores.examples import episode
-import numpy as np
-folder = Path(sys.argv[1])
-noise = lambda: np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
-one = episode(images={camera: noise() for camera in ("front", "wrist")})
+
+folder, whole, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+noise = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)  # 60 kB that do not compress
+one = episode(images={"front": noise, "wrist": noise})
 with TrajectoryWriter(folder, {}, {}, "w0") as out:
     out.write(one)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 out = TrajectoryWriter(folder, {}, {}, "w0")
+for _ in range(whole):
+    out.write(one)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # what a file may take, so the next large one is refused
 try:
-    while True:
-        out.write(one)
+    out.write(one)
+    out.close()
 except OSError as error:
-    print(out.written, error)
+    print(error)
 """
 
 
-def test_a_full_disk_is_one_clear_line_and_loses_no_episode(tmp_path):
-    done = script(FULL, tmp_path)
-    assert done.returncode == 0, done.stderr
-    written, message = done.stdout.split(" ", 1)
-    assert f"{tmp_path}/shard-w0-1.hdf5.partial: cannot be written (File too large): free some disk space" in message
-    assert message.count("\n") == 1
+@pytest.mark.parametrize(
+    ("limit", "refused"), [(0, "first byte"), (50_000, "the episode"), (200_000, "merging"), (400_000, "merging")]
+)
+def test_a_full_disk_is_one_clear_line_and_loses_no_episode(tmp_path, limit, refused):
+    done = script(FULL, tmp_path, 3, limit)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{tmp_path}/shard-w0-1.hdf5.partial: cannot be written (File too large): free some disk" in done.stdout
+    assert done.stdout.count("\n") == 1
     assert names(tmp_path) == ["shard-w0-0.hdf5", "shard-w0-1.hdf5.partial"]
-    assert int(written) > 0
     recover(tmp_path)
-    assert len(open_trajectories(tmp_path)) == 1 + int(written)
+    assert len(open_trajectories(tmp_path)) == 1 + (4 if refused == "merging" else 3)
     assert validate(tmp_path) == []
 
 
@@ -216,18 +221,26 @@ def test_sigkill_at_any_moment_loses_at_most_the_episode_in_hand(tmp_path):
         assert all(equal(found[i], episode(20, seed=found[i].seed)) for i in range(len(found)))
 
 
-def test_a_left_file_without_a_header_is_kept_aside(tmp_path):
-    left = tmp_path / "shard-w0-0.hdf5.partial"
-    left.write_bytes(b"\x89HDF")
-    assert recover(tmp_path) == []
-    assert names(tmp_path) == ["shard-w0-0.hdf5.unreadable"]
+def test_an_episode_that_lost_power_is_set_aside(tmp_path):
+    leave(tmp_path, episodes=2)
+    (tmp_path / "shard-w0-0.hdf5.partial" / "episode-000000.hdf5").write_bytes(b"\x89HDF")
+    assert recover(tmp_path) == [tmp_path / "shard-w0-0.hdf5"]
+    assert names(tmp_path) == ["shard-w0-0.hdf5", "shard-w0-0.hdf5.episode-000000.unreadable"]
+    assert len(open_trajectories(tmp_path)) == 1
 
 
-def test_a_left_file_without_an_episode_disappears(tmp_path, monkeypatch):
-    out = writer(tmp_path)
-    out._start().close()
+def test_a_left_shard_without_an_episode_disappears(tmp_path):
+    leave(tmp_path, episodes=0)
     assert recover(tmp_path) == []
     assert names(tmp_path) == []
+
+
+def leave(folder: Path, episodes: int) -> None:
+    """What a killed writer leaves."""
+    partial = folder / "shard-w0-0.hdf5.partial"
+    partial.mkdir()
+    for i in range(episodes):
+        (partial / f"episode-{i:06d}.hdf5").write_bytes(schema.image("{}", "{}", episode(), "gzip"))
 
 
 def test_recover_refuses_a_shard_whose_writer_lives(tmp_path):
@@ -238,15 +251,16 @@ def test_recover_refuses_a_shard_whose_writer_lives(tmp_path):
     assert len(open_trajectories(tmp_path)) == 1
 
 
-def test_recover_completes_what_a_kill_between_two_renames_left(tmp_path):
+def test_recover_completes_what_a_kill_while_publishing_left(tmp_path):
     with writer(tmp_path) as out:
         out.write(episode())
     (tmp_path / "manifest" / "shard-w0-0.json").unlink()
-    (tmp_path / "shard-w0-0.hdf5.partial").write_bytes((tmp_path / "shard-w0-0.hdf5").read_bytes())
+    leave(tmp_path, episodes=1)
     assert recover(tmp_path, "other") == []
-    assert recover(tmp_path, "w0") == []
+    assert recover(tmp_path, "w0") == [tmp_path / "shard-w0-0.hdf5"]
     assert names(tmp_path) == ["shard-w0-0.hdf5"]
     assert len(manifest(tmp_path)["shards"]) == 1
+    assert len(open_trajectories(tmp_path)) == 1
 
 
 def test_images_are_stored_one_frame_a_chunk(tmp_path):
