@@ -109,7 +109,10 @@ class LiberoEnv:
         return StepResult(float(succeeded), succeeded, not succeeded and self._header[2] >= limit)
 
     def observe(self) -> Observation:
-        """Renders every camera (tens of ms each on a CPU) and reads proprioception; physics is left as it is."""
+        """Renders every camera (tens of ms each on a CPU) and reads proprioception; physics is left as it is.
+
+        Both are of the state after the last step; stock robosuite's lag by 2 ms (one simulator step).
+        """
         scene = self.scene
         scene.update_kinematics()
         size = self._spec.image_size
