@@ -84,7 +84,8 @@ class Evaluator:
     episodes: int = 200  # per round, spread evenly over tasks and evaluation states
     before: bool = True
     after: bool = True
-    videos: int = 4  # episodes recorded in the last round
+    videos: int = 4  # episodes recorded by the evaluations before and after
+    control: Literal["none", "blind", "deaf"] = "none"  # what a policy scores without eyes, or misinformed
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class Collect:
     by: Literal["expert", "policy"] = "expert"
     expert: str = ""  # module.Class of the env's scripted expert, called with the env
     episodes: int = 100  # in all, spread evenly over tasks and workers
-    noise: float = 0.0  # standard deviation added to executed actions; clean ones are the labels
+    noise: float = 0.0  # standard deviation added to some executed actions; clean ones are the labels
+    noise_share: float = 1.0  # of the control steps that are disturbed
     only_successes: bool = False
     workers: int = 1
     to: str = ""  # folder of the shards; empty: data/ in the run directory
@@ -217,9 +219,12 @@ def _choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
     return value
 
 
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a group of keys"}
+
+
 def _typed(cls: type, value: Any, key: str) -> Any:
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
-        raise ValueError(f"{key} must be a {cls.__name__}, got {value!r}")
+        raise ValueError(f"{key} must be {_NAMES.get(cls, cls.__name__)}, got {value!r}")
     return value
 
 

@@ -37,7 +37,18 @@ def instantiate(plugin: Plugin, group: str, *args: Any) -> Any:
     except TypeError as error:
         takes = ", ".join(inspect.signature(cls).parameters)
         raise ValueError(f"{group}: {plugin['_target_']} does not fit ({error}); it takes {takes}") from error
+    _check_types(cls, kwargs, group)
     return cls(*args, **kwargs)
+
+
+def _check_types(cls: Any, kwargs: dict[str, Any], group: str) -> None:
+    """A value must be of its default's type, where that is a plain one: `policy.width=big` ends here."""
+    for name, value in kwargs.items():
+        wanted = type(inspect.signature(cls).parameters[name].default)
+        if wanted is float and isinstance(value, int):
+            continue
+        if wanted in (int, float, str, bool) and not isinstance(value, wanted):
+            raise ValueError(f"{group}.{name} must be of type {wanted.__name__}, got {value!r}")
 
 
 def make_env(config: Config) -> Env:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from acceerl.config import Config, to_dict
 from acceerl.jobs.build import make_env, make_expert, make_policy
-from acceerl.jobs.play import Act, by_expert, by_policy, play_episode
+from acceerl.jobs.play import Act, Noise, by_expert, by_policy, play_episode
 from acceerl.protocols import Env
 from acceerl.runtime.rundir import Run
 from acceerl.stores.manifest import manifest
@@ -48,13 +48,13 @@ def _work(job: tuple[Config, Path, int]) -> None:
     config, folder, worker = job
     env = make_env(config)
     try:
-        actor = _actor(config, env)
+        actor, noise = _actor(config, env), Noise(config.collect.noise, config.collect.noise_share)
         with TrajectoryWriter(
             folder, _env_args(config), {"suite": config.suite}, f"w{worker}", config.collect.compression
         ) as writer:
             plan = list(assignments(env.spec, config, worker))[_published(folder, worker) :]
             for assignment in _shown(plan, worker):
-                episode = play_episode(env, assignment, actor(), config.collect.noise, config.collect.by)
+                episode = play_episode(env, assignment, actor(), noise, config.collect.by)
                 if episode.success or not config.collect.only_successes:
                     writer.write(episode)
     finally:

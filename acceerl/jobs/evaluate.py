@@ -8,6 +8,7 @@ import numpy as np
 
 from acceerl.channels.inline import Hub
 from acceerl.config import Config
+from acceerl.envs.controls import CONTROLS
 from acceerl.jobs.build import make_env, make_policy
 from acceerl.jobs.success import overall, write_table, write_video
 from acceerl.protocols import Env, Meter, Policy
@@ -34,7 +35,7 @@ def score(config: Config, run: Run, weights: str | Path | None, label: str) -> f
     import torch
 
     torch.set_num_threads(config.inference.threads)
-    envs = [make_env(config) for _ in range(config.evaluator.envs)]
+    envs = [CONTROLS[config.evaluator.control](make_env(config)) for _ in range(config.evaluator.envs)]
     try:
         policy = make_policy(config, envs[0].spec, weights)
         film = Film(run.videos, label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,8 +14,25 @@ from acceerl.types import Assignment, Observation, ObservationBatch, StepResult
 Act = Callable[[Observation], np.ndarray]  # the next action, float32 [D]
 
 
-def play_episode(env: Env, assignment: Assignment, act: Act, noise: float, source: str) -> Episode:
-    """Executes what `act` says plus Gaussian noise (the clean action stays as the label) until the episode ends."""
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise on a share of the control steps.
+
+    On few steps rather than all: a chunk is decided once, so its later labels answer disturbances that the policy
+    could not foresee, and too many of them put a floor under the cloning loss.
+    """
+
+    std: float = 0.0
+    share: float = 1.0
+
+    def __call__(self, action: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """float32 [D] in [-1, 1]."""
+        hit = rng.random() < self.share
+        return np.clip(action + hit * self.std * rng.standard_normal(action.shape), -1, 1).astype(np.float32)
+
+
+def play_episode(env: Env, assignment: Assignment, act: Act, noise: Noise, source: str) -> Episode:
+    """Executes what `act` says, disturbed by `noise` (the clean action stays as the label), until the episode ends."""
     env.reset(assignment.task, assignment.init_state, assignment.seed)
     rng = np.random.default_rng(assignment.seed)
     seen, states, clean, executed, results = [env.observe()], [], [], [], []
@@ -22,7 +40,7 @@ def play_episode(env: Env, assignment: Assignment, act: Act, noise: float, sourc
     while not (result.terminated or result.truncated):
         states.append(env.state())
         clean.append(np.asarray(act(seen[-1]), np.float32))
-        executed.append(_disturbed(clean[-1], noise, rng))
+        executed.append(noise(clean[-1], rng))
         result = env.step(executed[-1])
         results.append(result)
         seen.append(env.observe())
@@ -49,10 +67,6 @@ class _Chunks:
             self.left = iter(self.policy.act(ObservationBatch.stack([observation]), self.greedy).actions[0])
             action = next(self.left)
         return action
-
-
-def _disturbed(action: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    return np.clip(action + noise * rng.standard_normal(action.shape), -1, 1).astype(np.float32)
 
 
 def _episode(

@@ -1,0 +1,80 @@
+"""The main job with real processes, real physics and real pixels, at the smallest size that still is all of it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import SMALL, acceerl, events, kill, process, start, status, updates, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+
+
+def test_a_training_outlives_a_killed_rollout_and_a_killed_learner(tmp_path: Path) -> None:
+    job = start("train", "name=a", "learner.max_updates=14", "evaluator.before=false", *SMALL, cwd=tmp_path)
+    run = tmp_path / "runs/a"
+    wait_for("three updates", lambda: updates(run) >= 3)
+    kill(run, "rollout", 1)
+    wait_for("the rollout's restart", lambda: process(run, "rollout", 1)["restarts"] == 1)
+    wait_for("a checkpoint", lambda: events(run, "learner", "checkpoint"))
+    saved = events(run, "learner", "checkpoint")[-1]["updates"]
+    kill(run, "learner")
+    wait_for("the learner's restart", lambda: process(run, "learner")["restarts"] == 1)
+    assert job.wait(200) == 0, (tmp_path / "stdout.txt").read_text()
+    final = status(run)
+    assert final["state"] == "done" and final["counters"]["updates"] == 14
+    assert len(events(run, "learner", "first_update")) == 1, "the learner began again instead of resuming"
+    assert saved >= 1 and not list(run.rglob("*.partial"))
+    assert "after RL" in (tmp_path / "stdout.txt").read_text().splitlines()[-1]
+
+
+def test_a_stopped_training_resumes_where_it_was(tmp_path: Path) -> None:
+    job = start("train", "name=a", "learner.max_updates=8", "evaluator.before=false", *SMALL, cwd=tmp_path)
+    run = tmp_path / "runs/a"
+    wait_for("two updates", lambda: updates(run) >= 2)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(90) == 75
+    stopped = status(run)
+    assert stopped["state"] == "stopped"
+    saved = events(run, "learner", "checkpoint")[-1]["updates"]
+    assert saved == stopped["counters"]["updates"] >= 2
+    done = acceerl("train", "resume=runs/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert status(run)["counters"]["updates"] == 8 and status(run)["attempt"] == 2
+    assert "update " + str(saved) in (run / "logs/attempt_2/learner.0.log").read_text()
+    assert len(events(run, "learner", "first_update")) == 1
+
+
+def test_serial_and_distributed_runs_start_from_the_same_first_update(tmp_path: Path) -> None:
+    """Lock-step over one rollout process leaves no freedom: equal seeds must give equal data and equal losses."""
+    same = ["schedule=sync", "rollout.processes=1", "rollout.envs=4", "learner.max_updates=2", "evaluator.before=false"]
+    for name, channels in (("serial", "inline"), ("distributed", "mpi")):
+        overrides = [*SMALL, *same, "evaluator.after=false", f"name={name}", f"channels={channels}"]
+        done = acceerl("train", *overrides, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    [serial] = events(tmp_path / "runs/serial", "learner", "first_update")
+    [distributed] = events(tmp_path / "runs/distributed", "learner", "first_update")
+    for key in ("decisions", "policy_loss", "value_loss", "kl", "entropy", "return", "grad_norm"):
+        assert serial[key] == pytest.approx(distributed[key], rel=1e-5, abs=1e-7), key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["learner.batchsize=3"], "learner.batch"),
+        (["learner.batch=many"], "learner.batch"),
+        (["env=tabletopp"], "tabletop"),
+        (["inference.instances=3", "rollout.processes=2"], "inference.instances"),
+        (["start=nowhere.pt"], "nowhere.pt"),
+        (["env=libero", "env.assets=/nowhere"], "assets"),
+        (["suite=spatiall"], "spatial"),
+        (["resume=runs/none"], "runs/none"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_run(overrides: list[str], says: str, tmp_path: Path) -> None:
+    done = acceerl("train", "name=a", "start=", *overrides, cwd=tmp_path, timeout=60)
+    assert done.returncode == 2
+    [line] = [text for text in done.stderr.splitlines() if text.strip()]
+    assert line.startswith("acceerl: error: ") and says in line
