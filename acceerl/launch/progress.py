@@ -65,6 +65,8 @@ class Totals:
         self._lives: dict[tuple[str, int, int], dict[str, float]] = {}
         self._learner: dict[str, int] = {k: self._earlier.get(k, 0) for k in ("updates", "policy_version")}
         self._history: deque[tuple[float, dict[str, int]]] = deque()
+        self.success: float | None = None  # of recent training episodes, 0 to 1
+        self.lag: float | None = None  # policy versions
 
     def take(self, records: Mapping[Key, Reported]) -> None:
         for (role, index), record in records.items():
@@ -73,6 +75,8 @@ class Totals:
             if role == "learner" and "updates" in counted:
                 updates = int(counted["updates"])
                 self._learner = {"updates": updates, "policy_version": int(counted.get("policy_version", updates))}
+        self.success = _known(latest_gauge(records, "learner", "success"), self.success)
+        self.lag = _known(latest_gauge(records, "learner", "lag"), self.lag)
         self._history.append((time.monotonic(), self.counters()))
         while self._history[-1][0] - self._history[0][0] > WINDOW:
             self._history.popleft()
@@ -89,6 +93,11 @@ class Totals:
     def _sum(self, name: str, role: str) -> int:
         counted = sum(c.get(name, 0) for (r, _, _), c in self._lives.items() if r == role)
         return self._earlier.get(name, 0) + int(counted)
+
+
+def _known(new: float | None, old: float | None) -> float | None:
+    """A snapshot holds a gauge only when it was set since the one before."""
+    return old if new is None else new
 
 
 def latest_gauge(records: Mapping[Key, Reported], role: str, name: str) -> float | None:
@@ -117,16 +126,16 @@ def _tags(snapshot: dict[str, Any]) -> list[tuple[str, float | None]]:
 
 
 class LogLines:
-    """Prints a progress line once a minute, and at the first update; for logs."""
+    """Prints a progress line once a minute, the first one when updates begin; for logs."""
 
     def __init__(self, every: float = 60.0, say: Callable[[str], None] = print) -> None:
         self._every, self._say = every, say
-        self._last = -float("inf")
+        self._last, self._began = time.monotonic(), False
 
     def __call__(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._last >= self._every and progress.counters.get("updates", 0) > 0:
-            self._last = now
+        now, begins = time.monotonic(), not self._began and progress.rates.get("updates", 0.0) > 0
+        if begins or now - self._last >= self._every:
+            self._last, self._began = now, self._began or begins
             self._say(f"{time.strftime('%H:%M:%S')} {progress.line()}")
 
     def __enter__(self) -> LogLines:

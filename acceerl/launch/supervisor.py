@@ -15,7 +15,7 @@ from typing import Any
 
 from acceerl.config import Config
 from acceerl.launch.keeper import Child, Command, Exit, Keeper, last_lines
-from acceerl.launch.progress import Key, Progress, Totals, latest_gauge, scalars
+from acceerl.launch.progress import Key, Progress, Totals, scalars
 from acceerl.runtime.metrics import TensorBoard
 from acceerl.runtime.placement import rows
 from acceerl.runtime.registry import Record, Registry
@@ -157,10 +157,9 @@ class Supervisor:
         records = self.registry.processes()
         self.totals.take(records)
         restarts = sum(child.restarts for child in self.keeper.children.values())
-        success = latest_gauge(records, "learner", "success")
-        lag = latest_gauge(records, "learner", "lag")
+        totals = self.totals
         progress = Progress(
-            self.state, self.attempt, self.totals.counters(), self.totals.rates(), success, lag, restarts
+            self.state, self.attempt, totals.counters(), totals.rates(), totals.success, totals.lag, restarts
         )
         self.on_progress(progress)
         self.run.write_status(self._status(progress, records))

@@ -49,12 +49,25 @@ def test_gauges_are_means_over_the_processes_that_know_them():
     assert scalars(records) == {"learner/lag": 2.0, "learner/n_per_s": 2.0, "learner/waiting_for_learner": 0.5}
 
 
+def test_a_gauge_is_remembered_between_two_updates():
+    totals = Totals({})
+    totals.take({("learner", 0): Reported({}, gauges={"success": 0.5, "lag": 1.0})})
+    totals.take({("learner", 0): Reported({})})
+    assert (totals.success, totals.lag) == (0.5, 1.0)
+
+
+def test_a_quiet_log_gets_its_line_all_the_same():
+    said: list[str] = []
+    LogLines(every=0, say=said.append)(Progress("running", 1, {}))
+    assert said[0].endswith("running  updates 0 (0.0/s)  decisions 0 (0.0/s)  env steps 0 (0.0/s)")
+
+
 def test_a_log_gets_one_line_a_minute():
     said: list[str] = []
     show = LogLines(every=60, say=said.append)
-    show(Progress("running", 1, {"updates": 0}))
-    assert not said, "nothing before the first update"
+    show(Progress("running", 1, {"updates": 40}))
+    assert not said, "a resumed run has counters, but nothing happens yet"
     for _ in range(3):
-        show(Progress("running", 1, {"updates": 9}, success=0.5, lag=1.5, restarts=2))
+        show(Progress("running", 1, {"updates": 49}, {"updates": 0.9}, success=0.5, lag=1.5, restarts=2))
     (line,) = said
     assert line.endswith("success 50.0 %  lag 1.5  restarts 2")
