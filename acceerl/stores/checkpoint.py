@@ -135,6 +135,15 @@ def load(path: str | Path, spec: dict[str, Any] | None = None, only: Iterable[st
     return {part: _read(path, part) for part in (_index(path)["sha256"] if parts is None else parts)}
 
 
+def each(folder: str | Path, part: str) -> list[Any]:
+    """One part of every checkpoint in which it is whole, oldest first: the replay ids that must be retained, say."""
+    return [_read(path, part) for path in checkpoints(folder) if part in _parts(path) and not broken(path, [part])]
+
+
+def _parts(path: Path) -> set[str]:
+    return {file.stem for file in path.glob("*.pt")}
+
+
 def step_of(path: str | Path) -> int:
     """The step that `save` was given."""
     return int(_index(Path(path))["step"])

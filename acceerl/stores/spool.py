@@ -39,9 +39,9 @@ class Spool:
     When the disk refuses, the next `append` or `flush` raises OSError naming the file.
     """
 
-    def __init__(self, folder: Path, log_bytes: int = LOG_BYTES) -> None:
+    def __init__(self, folder: Path, log_bytes: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._log_bytes = folder, log_bytes
+        self.folder, self._log_bytes = folder, log_bytes or LOG_BYTES
         self._k, self._offset = 1 + max(map(_number, folder.glob("log-*.bin")), default=-1), 0
         self._stream: BinaryIO | None = None  # the thread's
         self._failed: Future[None] | None = None

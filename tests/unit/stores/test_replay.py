@@ -162,6 +162,20 @@ def test_a_resumed_pass_goes_on_with_newcomers(tmp_path):
     replay.close()
 
 
+def test_the_spool_keeps_what_is_held_or_in_a_kept_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("acceerl.stores.spool.LOG_BYTES", 1)
+    replay = Replay(2, tmp_path, seed=0)
+    for number in range(3):
+        replay.insert(segment(number=number))
+    saved = replay.state_dict()  # 1 and 2
+    for number in range(3, 6):
+        replay.insert(segment(number=number))  # 4 and 5 are held
+    replay.ids()
+    replay.retain(saved["ids"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"log-{k:06d}.bin" for k in (1, 2, 4, 5)]
+    replay.close()
+
+
 def test_restore_needs_a_spool():
     with pytest.raises(ValueError, match="without a spool"):
         filled(0).restore({"ids": [], "uses": [], "inserted": 0, "sampled": 0})

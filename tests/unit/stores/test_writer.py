@@ -146,40 +146,48 @@ def test_bad_options_are_refused_at_once(tmp_path, option, value):
 
 
 FULL = """
-import resource, sys
+import os, resource, sys
 import numpy as np
 from acceerl.stores.writer import TrajectoryWriter
 from tests.unit.stores.examples import episode
 
-folder, whole, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 noise = np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)  # 60 kB that do not compress
 one = episode(images={"front": noise, "wrist": noise})
-with TrajectoryWriter(folder, {}, {}, "w0") as out:
-    out.write(one)
-out = TrajectoryWriter(folder, {}, {}, "w0")
-for _ in range(whole):
-    out.write(one)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # what a file may take, so the next large one is refused
-try:
-    out.write(one)
-    out.close()
-except OSError as error:
-    print(error)
+
+def fill(folder, limit):
+    with TrajectoryWriter(folder, {}, {}, "w0") as out:
+        out.write(one)
+    out = TrajectoryWriter(folder, {}, {}, "w0")
+    for _ in range(3):
+        out.write(one)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # of one file, so a large one meets a full disk
+    try:
+        out.write(one)
+        out.close()
+    except OSError as error:
+        os.write(1, f"{error}\\n".encode())
+    sys.exit()
+
+for limit in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        fill(f"{sys.argv[1]}/{limit}", int(limit))
+    assert os.waitpid(child, 0)[1] == 0, "crashed"
 """
+# bytes a file may take -> episodes that must survive; the larger two meet the limit while merging
+LIMITS = {0: 4, 50_000: 4, 200_000: 5, 400_000: 5}
 
 
-@pytest.mark.parametrize(
-    ("limit", "refused"), [(0, "first byte"), (50_000, "the episode"), (200_000, "merging"), (400_000, "merging")]
-)
-def test_a_full_disk_is_one_clear_line_and_loses_no_episode(tmp_path, limit, refused):
-    done = script(FULL, tmp_path, 3, limit)
+def test_a_full_disk_is_one_clear_line_and_loses_no_episode(tmp_path):
+    done = script(FULL, tmp_path, *LIMITS)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{tmp_path}/shard-w0-1.hdf5.partial: cannot be written (File too large): free some disk" in done.stdout
-    assert done.stdout.count("\n") == 1
-    assert names(tmp_path) == ["shard-w0-0.hdf5", "shard-w0-1.hdf5.partial"]
-    recover(tmp_path)
-    assert len(open_trajectories(tmp_path)) == 1 + (4 if refused == "merging" else 3)
-    assert validate(tmp_path) == []
+    for (limit, survivors), line in zip(LIMITS.items(), done.stdout.splitlines(), strict=True):
+        folder = tmp_path / str(limit)
+        assert f"{folder}/shard-w0-1.hdf5.partial: cannot be written (File too large): free some disk space" in line
+        assert names(folder) == ["shard-w0-0.hdf5", "shard-w0-1.hdf5.partial"]
+        recover(folder)
+        assert len(open_trajectories(folder)) == survivors
+        assert validate(folder) == []
 
 
 KILLED = """
