@@ -49,7 +49,7 @@ def render(run: Run) -> str:
         learning=page.charts(sections.learning_charts(records)),
         speed=page.charts(sections.speed_charts(records)),
         time=page.where_time_went(records, _restarts(records, status)),
-        videos=page.videos(sorted(run.videos.glob("*.mp4"))),
+        videos=page.videos(sorted(run.videos.glob("*.mp4")), _instructions(scores)),
         config=escape(run.config_file.read_text()),
         footer=escape(_footer(records)),
     )
@@ -85,15 +85,25 @@ def _facts(records: Records, status: Mapping[str, Any]) -> list[tuple[str, str]]
     steps = counters.get("env_steps") or records.total("rollout", "env_steps")
     decisions = counters.get("decisions") or records.total("inference", "decisions")
     updates = counters.get("updates") or records.total("learner", "updates")
-    hours, minutes = divmod(round(records.duration / 60), 60)
     return [
-        ("of training", f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"),
+        ("of training", _duration(records.duration)),
         ("control steps", f"{steps:,.0f}"),
         ("decisions", f"{decisions:,.0f}"),
         ("training episodes", f"{len(records.events['episode']):,}"),
         ("updates", f"{updates:,.0f}"),
         ("control steps / s", f"{records.total('rollout', 'env_steps') / max(records.duration, 1e-9):,.0f}"),
     ]
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(20), _duration(2400), _duration(7500)
+    ('20 s', '40 min', '2 h 05 min')
+    """
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 300:
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def _restarts(records: Records, status: Mapping[str, Any]) -> dict[str, int]:

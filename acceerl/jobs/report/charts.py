@@ -15,6 +15,7 @@ import numpy as np
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 34
 POINTS = 160  # more would only be noise at this size
+_SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 SMALL_SHARE = 0.2  # shares that stay below get a scale of their own
 
 
@@ -106,9 +107,25 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     return [round(n * step, 12) for n in range(first, last + 1)]
 
 
+def labels(ticks: Sequence[float]) -> list[str]:
+    """Texts of evenly spaced ticks: all in one unit and with the digits that tell neighbours apart.
+
+    >>> labels([0, 500, 1000]), labels([3.72, 3.725, 3.73])
+    (['0', '0.5k', '1.0k'], ['3.720', '3.725', '3.730'])
+    """
+    top = max(map(abs, ticks))
+    size, letter = next(((s, letter) for s, letter in _SIZES if top >= s), (1.0, ""))
+    if 0 < top < 1e-3:
+        exponent = math.floor(math.log10(top))
+        size, letter = 10.0**exponent, f"e{exponent}"
+    step = (ticks[1] - ticks[0]) / size
+    digits = next((d for d in range(8) if abs(round(step, d) - step) < 1e-6 * step), 8)
+    return [f"{tick / size:.{digits}f}{letter}" if tick else "0" for tick in ticks]
+
+
 def short(value: float) -> str:
-    """A number for an axis: 1200000 -> 1.2M, 0.00012 -> 1.2e-4."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """One number in few characters: 1200000 -> 1.2M, 0.00012 -> 1.2e-4."""
+    for size, letter in _SIZES:
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     if value and abs(value) < 1e-3:
@@ -144,8 +161,8 @@ def _scales(chart: Chart) -> tuple[Scale, Scale, list[float]]:
 
 def _y_axis(y: Scale, ticks: list[float], percent: bool) -> str:
     parts = []
-    for tick in ticks:
-        text = f"{100 * tick:g} %" if percent else short(tick)
+    texts = [f"{text} %" for text in labels([100 * t for t in ticks])] if percent else labels(ticks)
+    for tick, text in zip(ticks, texts, strict=True):
         at = float(y(tick))
         parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
@@ -153,9 +170,11 @@ def _y_axis(y: Scale, ticks: list[float], percent: bool) -> str:
 
 
 def _x_axis(x: Scale, label: str) -> str:
-    inside = [t for t in nice_ticks(x.low, x.high, 5) if x.low <= t <= x.high]
+    ticks = nice_ticks(x.low, x.high, 5)
     marks = "".join(
-        f'<text x="{float(x(t)):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{short(t)}</text>' for t in inside
+        f'<text x="{float(x(tick)):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{text}</text>'
+        for tick, text in zip(ticks, labels(ticks), strict=True)
+        if x.low <= tick <= x.high
     )
     end = f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(label)}</text>'
     return marks + end

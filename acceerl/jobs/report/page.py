@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -76,22 +77,23 @@ def _of_task(score: Score | None, task: int) -> Score | None:
 
 def _task_row(task: int | None, instruction: str, before: Score | None, after: Score | None) -> str:
     number = "" if task is None else f'<span class="id">{task}</span>'
-    change = f"{100 * (after['success'] - before['success']):+.0f}" if before and after else ""
+    digits = 1 if task is None else 0  # of all tasks there are enough episodes for a tenth
+    change = f"{100 * (after['success'] - before['success']):+.{digits}f}" if before and after else ""
     steps = (after or before or {}).get("mean_steps")
     cells = [
         f'<td class="what">{number}{escape(instruction)}</td>',
         f'<td class="forest">{_forest(before, "was")}{_forest(after, "is")}</td>',
-        f"<td>{_rate(before)}</td><td>{_rate(after)}</td><td>{change}</td>",
+        f"<td>{_rate(before, digits)}</td><td>{_rate(after, digits)}</td><td>{change}</td>",
         f"<td>{'' if steps is None else f'{steps:.0f}'}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _rate(score: Score | None) -> str:
+def _rate(score: Score | None, digits: int) -> str:
     if not score:
         return ""
     interval = f"{100 * score['low']:.0f}–{100 * score['high']:.0f}"
-    return f'{100 * score["success"]:.0f} %<small title="95 % interval"> {interval}</small>'
+    return f'{100 * score["success"]:.{digits}f} %<small title="95 % interval"> {interval}</small>'
 
 
 def _forest(score: Score | None, css: str) -> str:
@@ -108,11 +110,16 @@ def heat_map(rates: Mapping[int, Sequence[float]], instructions: Mapping[int, st
     if not rates:
         return ""
     rows = "".join(
-        f"<tr><th>{escape(instructions.get(task, f'task {task}'))}</th>{''.join(map(_heat, spans))}</tr>"
+        f"<tr>{_heat_name(task, instructions)}{''.join(map(_heat, spans))}</tr>"
         for task, spans in sorted(rates.items())
     )
     note = "The fuller the colour, the higher, from 0 to 100 %; blank: not played. Time runs from left to right."
     return f'<h3>Training success by task</h3><table class="heat">{rows}</table><p class="note">{note}</p>'
+
+
+def _heat_name(task: int, instructions: Mapping[int, str]) -> str:
+    text = escape(instructions.get(task, ""), quote=True)
+    return f'<th title="{text}"><span class="id">{task}</span>{text}</th>'
 
 
 def _heat(rate: float) -> str:
@@ -157,22 +164,24 @@ def _share(name: str, share: float, css: str) -> str:
     return f'<span class="{css}" style="width:{100 * share:.2f}%" title="{escape(label, quote=True)}">{text}</span>'
 
 
-def videos(files: Sequence[Path]) -> str:
+def videos(files: Sequence[Path], instructions: Mapping[int, str]) -> str:
     """Each file embedded while they fit into MAX_VIDEO_BYTES together; the names of the others."""
     shown, named, left = [], [], MAX_VIDEO_BYTES
     for path in files:
         if path.stat().st_size <= left:
             left -= path.stat().st_size
-            shown.append(_video(path))
+            shown.append(_video(path, instructions))
         else:
             named.append(escape(path.name))
     note = f'<p class="note">Too large to embed, see videos/: {", ".join(named)}</p>' if named else ""
     return f'<div class="videos">{"".join(shown)}</div>{note}' if files else '<p class="note">None recorded.</p>'
 
 
-def _video(path: Path) -> str:
+def _video(path: Path, instructions: Mapping[int, str]) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
-    caption = escape(path.stem.replace("-", " · "))
+    task = re.search(r"task(\d+)", path.stem)
+    asked = instructions.get(int(task[1]), "") if task else ""
+    caption = f"<b>{escape(asked)}</b>{escape(path.stem.replace('-', ' · '))}"
     source = f'<source type="video/mp4" src="data:video/mp4;base64,{data}">'
     player = f'<video controls muted loop playsinline preload="auto">{source}</video>'
     return f"<figure>{player}<figcaption>{caption}</figcaption></figure>"

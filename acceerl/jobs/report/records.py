@@ -76,11 +76,15 @@ class Records:
         return max(ends) if counter in CONTINUED else sum(ends)
 
     def rate(self, role: str, counter: str, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
-        """Middles of equal spans of active time, and counts per active second in each; empty without data."""
+        """Middles of equal spans of the active time in which anyone counted, and counts per second in each.
+
+        Both are empty without data.
+        """
         curves = self._curves(role, counter)
-        if not curves or self.duration <= 0:
+        times = self.active([t for c in curves for t in (c.times[0], c.times[-1])])
+        if not curves or times.max() <= times.min():
             return np.zeros(0), np.zeros(0)
-        edges = np.linspace(0, self.duration, bins + 1)
+        edges = np.linspace(times.min(), times.max(), bins + 1)
         done = sum((np.interp(edges, self.active(c.times), c.values) for c in curves), np.zeros(bins + 1))
         return (edges[1:] + edges[:-1]) / 2, np.diff(done) / np.diff(edges)
 

@@ -85,9 +85,11 @@ def rolling(x: np.ndarray, won: np.ndarray, name: str = "") -> Line:
 
 
 def learning_charts(records: Records) -> list[Chart]:
+    dreams = records.gauge("learner", "imagined_share")[1].any()
     return [
         Chart(title, _gauges(records, "learner", names), _clock(records)[1], note, percent)
         for title, names, percent, note in LEARNING
+        if dreams or "imagined_share" not in names
     ]
 
 

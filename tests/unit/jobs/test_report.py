@@ -11,7 +11,7 @@ import pytest
 from acceerl.config import Config
 from acceerl.jobs import report
 from acceerl.jobs.report import page, sections
-from acceerl.jobs.report.charts import Chart, Line, nice_ticks, short, svg, thin
+from acceerl.jobs.report.charts import Chart, Line, labels, nice_ticks, short, svg, thin
 from acceerl.jobs.report.records import Records
 from acceerl.jobs.success import wilson, write_table
 from acceerl.runtime.rundir import Run
@@ -201,7 +201,7 @@ def test_videos_beyond_the_limit_are_named_not_embedded(tmp_path, monkeypatch):
     files = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
     for path, size in zip(files, (8, 5), strict=True):
         path.write_bytes(b"x" * size)
-    text = page.videos(files)
+    text = page.videos(files, {})
     assert text.count("<video") == 1
     assert "b.mp4" in text
 
@@ -220,6 +220,12 @@ def test_ticks_cover_the_data_with_few_round_numbers(low, high):
     assert ticks[-1] >= high
     assert 3 <= len(ticks) <= 8
     assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
+
+
+def test_neighbouring_ticks_never_read_the_same():
+    for low, high in [(3.72, 3.735), (0, 9e-4), (-0.002, 0.0015), (1000, 1004), (0, 2.5e6), (-4, -1)]:
+        texts = labels(nice_ticks(low, high))
+        assert len(set(texts)) == len(texts), texts
 
 
 @pytest.mark.parametrize(
