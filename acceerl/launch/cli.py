@@ -198,9 +198,10 @@ def _pretrain(parsed: argparse.Namespace) -> int:
 def _report(parsed: argparse.Namespace) -> int:
     from acceerl.runtime.rundir import Run
 
-    path = Run.open(parsed.words[0]).path
-    code: int | None = importlib.import_module("acceerl.jobs.report").run(path)
-    return code or 0
+    run = Run.open(parsed.words[0])
+    importlib.import_module("acceerl.jobs.report").run(run.path)
+    print(run.report)
+    return 0
 
 
 def _data(parsed: argparse.Namespace) -> int:

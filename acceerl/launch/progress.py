@@ -5,10 +5,12 @@ Everything here derives from the counters and gauges that processes send with th
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -123,6 +125,15 @@ def _tags(snapshot: dict[str, Any]) -> list[tuple[str, float | None]]:
     waits = [(f"waiting_for_{whom}", v) for whom, v in snapshot.get("waiting", {}).items()]
     memory = [("rss_mb", snapshot["rss_mb"])] if "rss_mb" in snapshot else []
     return gauges + rates + waits + memory
+
+
+class LastLine:
+    """The last report in a metrics file, for runs that had no registry."""
+
+    def __init__(self, path: Path) -> None:
+        lines = [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
+        self.incarnation = 1
+        self.counters: dict[str, Any] = next((line for line in reversed(lines) if "counters" in line), {})
 
 
 class LogLines:

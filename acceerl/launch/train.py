@@ -18,7 +18,7 @@ from acceerl.channels.links import LINKS
 from acceerl.config import Config
 from acceerl.jobs.build import make_env, write_spec
 from acceerl.launch.compose import compose, override
-from acceerl.launch.progress import LogLines, TerminalLine
+from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import supervise, whoami
 from acceerl.runtime import placement
 from acceerl.runtime.rundir import Run
@@ -112,11 +112,14 @@ def _supervised(config: Config, run: Run) -> int:
 def _serial(config: Config, run: Run) -> int:
     from acceerl.jobs import serial
 
-    run.begin_attempt()
-    own = {"attempt": run.attempt, "supervisor": whoami(), "processes": []}
-    run.write_status({**run.status(), **own, "state": "running"})
+    own = {"attempt": run.begin_attempt(), "supervisor": whoami(), "processes": []}
+    earlier = run.status().get("counters", {})
+    run.write_status({"state": "running", **own, "counters": earlier})
     code = serial.run(config, run, StopFlag().install())
-    run.write_status({**run.status(), "state": {DONE: "done", STOPPED: "stopped"}.get(code, "failed")})
+    totals = Totals(earlier)
+    totals.take({(role, 0): LastLine(run.metrics(role, 0)) for role in ("learner", "inference", "rollout")})
+    state = {DONE: "done", STOPPED: "stopped"}.get(code, "failed")
+    run.write_status({"state": state, **own, "counters": totals.counters()})
     return code
 
 

@@ -13,6 +13,8 @@ import yaml
 
 from acceerl.config import Config, from_dict, to_dict
 
+_BEFORE_THE_BEGIN = {"config.yaml", "spec.json"}  # files that a job writes before it does anything
+
 
 @dataclass(frozen=True)
 class Run:
@@ -156,11 +158,18 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _claim(path: Path, may_rename: bool) -> Path:
-    """Makes the folder; two runs of the same second get `-2`, `-3`, ... appended."""
+    """Makes the folder; two runs of the same second get `-2`, `-3`, ... appended.
+
+    A run that ended on a wrong input before it began anything gives its name back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1_000 if may_rename else 2):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        if not candidate.exists():
-            candidate.mkdir()
+        if not candidate.exists() or (not may_rename and _never_began(candidate)):
+            candidate.mkdir(exist_ok=True)
             return candidate
     raise ValueError(f"the run {path} exists: choose another name=..., or resume={path}")
+
+
+def _never_began(path: Path) -> bool:
+    return path.is_dir() and {p.name for p in path.iterdir()} <= _BEFORE_THE_BEGIN

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from acceerl.config import from_dict
 from acceerl.launch import cli
 from acceerl.launch import train as train_flow
 from acceerl.launch.cli import COMMANDS, main
+from acceerl.runtime.rundir import Run
 
 
 def test_help_names_every_command_and_each_explains_itself(capsys):
@@ -82,3 +84,10 @@ def test_a_broken_file_is_found_by_validate(tmp_path, capsys):
     (tmp_path / "a.hdf5").write_bytes(b"no HDF5")
     assert main(["data", "validate", str(tmp_path)]) == 1
     assert "a.hdf5: " in capsys.readouterr().out
+
+
+def test_a_report_is_written_for_any_run(tmp_path, capsys):
+    run = Run.create(from_dict({"runs": str(tmp_path), "name": "blue"}))
+    assert main(["report", str(run.path)]) == 0
+    assert capsys.readouterr().out.strip() == str(run.report)
+    assert run.report.is_file()

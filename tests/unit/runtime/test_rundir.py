@@ -16,11 +16,16 @@ def test_a_run_remembers_its_configuration(tmp_path):
 
 
 def test_a_taken_name_is_refused_and_an_unnamed_run_finds_one(tmp_path):
-    Run.create(from_dict({"runs": str(tmp_path), "name": "blue"}))
+    Run.create(from_dict({"runs": str(tmp_path), "name": "blue"})).begin_attempt()
     with pytest.raises(ValueError, match=r"blue exists: choose another name=\.\.\., or resume="):
         Run.create(from_dict({"runs": str(tmp_path), "name": "blue"}))
     unnamed = from_dict({"runs": str(tmp_path)})
     assert Run.create(unnamed).path != Run.create(unnamed).path
+
+
+def test_a_run_that_never_began_gives_its_name_back(tmp_path):
+    Run.create(from_dict({"runs": str(tmp_path), "name": "blue", "start": "/mistyped.pt"}))
+    assert Run.create(from_dict({"runs": str(tmp_path), "name": "blue"})).config().start == ""
 
 
 def test_what_is_no_run_says_so(tmp_path):
