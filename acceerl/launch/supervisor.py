@@ -179,12 +179,12 @@ class Supervisor:
         }
 
     def _row(self, child: Child, record: Record | None) -> dict[str, Any]:
-        """One process. `pid` is the role's own one; mpiexec and its proxy stand around it."""
+        """One process. `pid` is the role's own one (mpiexec and its proxy stand around it), 0 until it announces it."""
         announced = child.running and record is not None and record.last_heard >= child.started
         return {
             "role": child.row.role,
             "index": child.index,
-            "pid": record.pid if announced and record else self.keeper.pid(child),
+            "pid": record.pid if announced and record else 0,
             "running": child.running,
             "restarts": child.restarts,
         }
