@@ -124,5 +124,5 @@ class Saver:
     def __call__(self, state: dict[str, Any]) -> None:
         whole = state | {"policy_spec": asdict(self.spec), "config": to_dict(self.config)}
         checkpoint.save(self.run.checkpoints, state["counters"]["updates"], whole, self.config.learner.keep)
-        kept = checkpoint.checkpoints(self.run.checkpoints)
-        self.replay.retain(i for path in kept for i in checkpoint.load(path, only=["replay"])["replay"]["ids"])
+        kept = checkpoint.each(self.run.checkpoints, "replay")
+        self.replay.retain(i for replay in kept for i in replay["ids"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     process = Process(run, config, spec, role, index, registry, endpoint, meter, stop, watchdog)
     _listen(process)
     done = module.serve(process)
+    registry.heartbeat(meter.snapshot())  # the last counters, which the final status must show
     meter.close()
     log.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
     endpoint.finish(DONE if done else STOPPED)
@@ -97,9 +99,10 @@ def _request(process: Process, what: str) -> None:
 def _heartbeats(process: Process) -> None:
     while not process.stop.wait(1.0):
         process.registry.heartbeat(process.meter.snapshot())
-        if process.registry.refused:
-            process.stop.set(f"the registry refused it: {process.registry.refused}")
-        elif process.registry.disconnected_s > ORPHANED_S:
+        if process.registry.refused:  # a newer life of it runs: leaving with "asked to stop" would drain that one
+            log.error("the registry refused %s[%d]: %s", process.role, process.index, process.registry.refused)
+            os._exit(1)
+        if process.registry.disconnected_s > ORPHANED_S:
             process.stop.set("the supervisor is gone")
 
 
