@@ -80,7 +80,7 @@ class MpiRequests:
             left = deadline - time.monotonic()
             if acts or left <= 0:
                 return acts
-            self.idle.rest(False, left)
+            self.idle.rest(False, left, self.endpoint.moving)
 
     def pump(self) -> None:
         self.endpoint.pump()
@@ -172,7 +172,7 @@ class MpiServing:
             left = deadline - time.monotonic()
             if asked or left <= 0:
                 return asked
-            self.idle.rest(False, left)
+            self.idle.rest(False, left, self.endpoint.moving)
 
     def reply(self, peer: Peer, act: Act) -> None:
         connection = self.endpoint.connection(peer.role, peer.index)

@@ -22,11 +22,11 @@ import numpy as np
 
 from acceerl.channels import ends
 from acceerl.channels.connection import ANY_TAG, HELLO_TAG, Connection, Place, Sending
+from acceerl.channels.control import ControlPlane, Heard
 from acceerl.channels.links import LINKS, Peer
 from acceerl.channels.pumping import Pumper
 from acceerl.channels.weights import MpiPublisher, MpiReader
 from acceerl.channels.wire import Hello, WireError, mismatch
-from acceerl.runtime.registry_client import Event, RegistryClient
 
 ACCEPT_S = 2  # the client stands at the door, so Accept takes milliseconds or hangs; MPI's own time-out
 CONNECT_S = 20  # a server may be busy with a batch; a watchdog must allow for more than this
@@ -66,7 +66,7 @@ class Endpoint:
 
     def __init__(
         self,
-        registry: RegistryClient,
+        registry: ControlPlane,
         links: Sequence[str],
         spec: dict[str, Any] | None = None,
         beat: Callable[[], None] = lambda: None,
@@ -91,6 +91,7 @@ class Endpoint:
         self.on_open: list[Callable[[Connection], None]] = []
         self.on_lost: list[Callable[[Connection, str], None]] = []
         self.tickers: list[Callable[[], bool]] = []
+        self.moving = False  # a message of some connection has begun and not ended
         self.failure: BaseException | None = None
         self._remains: list[tuple[Any, np.ndarray]] = []
         self._pumper: Pumper | None = None
@@ -125,7 +126,7 @@ class Endpoint:
 
     def start_pumper(self) -> Pumper:
         """Moves all MPI calls to a thread of its own, for roles that compute (learner, world_model, dreamer)."""
-        self._pumper = Pumper(self._pump, self._fail)
+        self._pumper = Pumper(self._pump, lambda: self.moving, self._fail)
         return self._pumper.start()
 
     def pump(self) -> bool:
@@ -181,8 +182,10 @@ class Endpoint:
         busy = self._hear()
         self._knock()
         self._receive_guests()
+        self.moving = False
         for connection in list(self.connections):
             busy |= self._progress(connection)
+            self.moving |= connection.moving
         for tick in self.tickers:
             busy |= tick()
         return busy
@@ -195,13 +198,13 @@ class Endpoint:
             self._answers[event.what](event)
         return heard
 
-    def _on_knock(self, event: Event) -> None:
+    def _on_knock(self, event: Heard) -> None:
         self.knocks[event.role, event.index] = event.incarnation
 
-    def _on_here(self, event: Event) -> None:
+    def _on_here(self, event: Heard) -> None:
         self.guests.append((event.role, event.index))
 
-    def _on_gone(self, event: Event) -> None:
+    def _on_gone(self, event: Heard) -> None:
         key = (event.role, event.index)
         if self.knocks.get(key) == event.incarnation:
             del self.knocks[key]
@@ -211,7 +214,7 @@ class Endpoint:
             if peer == Peer(*key, event.incarnation):
                 self._drop(connection, "the registry says that it is gone")
 
-    def _on_come(self, event: Event) -> None:
+    def _on_come(self, event: Heard) -> None:
         key = (event.role, event.index)
         if key not in self.dials or any(
             c.dialled and (c.dialled.role, c.dialled.index) == key for c in self.connections
@@ -229,7 +232,7 @@ class Endpoint:
         now = time.monotonic()
         for key, due in self.dials.items():
             if now >= due and key not in self.open:
-                self.registry.knock(*key)
+                self.registry.tell("knock", *key)
                 self.dials[key] = now + KNOCK_S
 
     def _receive_guests(self) -> None:

@@ -96,7 +96,13 @@ def main() -> None:
     print("pid", os.getpid())
     registry = RegistryClient(options["run"], options["role"], options["index"], timeout_s=10)
     watchdog = Watchdog(options.get("watchdog_s", 15), f"{registry} MPI").start()
-    endpoint = Endpoint(registry, options["links"], spec=options.get("spec"), beat=watchdog.beat)
+    endpoint = Endpoint(
+        registry,
+        options["links"],
+        spec=options.get("spec"),
+        beat=watchdog.beat,
+        silence_s=options.get("silence_s", 60),
+    )
     globals()[options["play"]](endpoint, options)
     endpoint.finish(0)
 

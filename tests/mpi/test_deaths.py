@@ -1,5 +1,8 @@
 """Processes that are killed, also at the worst instants: traffic goes on, and what hangs in MPI is ended in time."""
 
+import os
+import signal
+
 import pytest
 
 from acceerl.runtime.stop import STUCK
@@ -52,6 +55,17 @@ def test_fail_over_to_another_server(launch, registry, server):  # noqa: F811
     registry.request("rollout", "stop")
     client.must_end_well(15)
     assert other.process.poll() is None
+
+
+def test_fail_over_from_a_server_that_stands_still(launch, registry, server):  # noqa: F811
+    launch("serve", "inference", 1, LINKS)
+    client = launch("ask", "rollout", 0, LINKS, rounds=FOR_EVER, servers=[0, 1], silence_s=1)
+    client.saw("talking")
+    os.kill(server.pid, signal.SIGSTOP)
+    assert "silent for 1 s; going to inference[1]" in client.saw("going to")
+    client.saw("talking", times=2)
+    registry.request("rollout", "stop")
+    client.must_end_well(15)
 
 
 def test_mismatch_is_refused_by_name(launch):  # noqa: F811

@@ -1,0 +1,129 @@
+"""The table itself, and how ends behave when nobody answers; a fake endpoint stands in for MPI."""
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+
+from acceerl.channels import ends, links
+from acceerl.channels.connection import Connection
+from acceerl.channels.links import LINKS, LinkTimeout, Peer, PeerLost
+from acceerl.channels.pumping import LONGEST_S, Idle
+from acceerl.channels.wire import encode
+from acceerl.types import Act, Observed
+
+
+def test_every_tag_leaves_room_for_its_way_back_and_its_pieces():
+    tags = sorted(link.tag for link in LINKS.values())
+    assert all(b - a >= 3 for a, b in pairwise(tags))
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+def test_one_end_serves_and_the_other_connects(link):
+    assert link.server in link.senders + link.receivers
+    assert link.clients and link.server not in link.clients
+
+
+class FakeEndpoint:
+    """Whom the end wants to reach, and what it sent."""
+
+    def __init__(self, silence_s=60.0):
+        self.me, self.silence_s, self.moving = Peer("rollout", 17, 1), silence_s, False
+        self.handlers, self.on_open, self.on_lost = {}, [], []
+        self.dials, self.connections, self.posted = [], {}, []
+
+    def dial(self, role, index):
+        self.dials.append(index)
+
+    def hang_up(self, role, index, why):
+        connection = self.connections.pop(index, None)
+        for call in self.on_lost if connection else ():
+            call(connection, why)
+
+    def connection(self, role, index):
+        return self.connections.get(index)
+
+    def post(self, connection, tag, buffer):
+        self.posted.append((connection.peer.index, tag))
+
+    def pump(self):
+        return False
+
+    def open(self, index):
+        self.connections[index] = Connection(None, None, 0.0, peer=Peer("inference", index, 1))
+        for call in self.on_open:
+            call(self.connections[index])
+
+
+REQUEST = Observed(slot=0, assignment=None, observation=None)
+
+
+def test_clients_start_at_their_own_server():
+    endpoint = FakeEndpoint()
+    ends.MpiRequests(endpoint, (0, 1, 2))
+    assert endpoint.dials == [17 % 3]
+
+
+def test_requests_wait_for_the_connection_and_then_leave():
+    endpoint = FakeEndpoint()
+    requests = ends.MpiRequests(endpoint, (0,))
+    requests.send(REQUEST)
+    assert endpoint.posted == [] and requests.in_flight == 1
+    endpoint.open(0)
+    assert endpoint.posted == [(0, LINKS["observe"].tag)]
+
+
+def test_silence_loses_the_server_and_turns_to_the_next():
+    endpoint = FakeEndpoint(silence_s=0.02)
+    requests = ends.MpiRequests(endpoint, (0, 1))
+    endpoint.open(1)
+    requests.send(REQUEST)
+    with pytest.raises(
+        PeerLost, match=r"rollout\[17\] lost inference\[1\] on link act: silent .* going to inference\[0\]"
+    ):
+        requests.wait(1.0)
+    assert requests.in_flight == 0 and endpoint.dials == [1, 0]
+    assert requests.poll() == []
+
+
+def test_a_server_that_never_opens_hands_its_requests_to_the_next(monkeypatch):
+    monkeypatch.setattr(ends, "PATIENCE_S", 0.01)
+    endpoint = FakeEndpoint()
+    requests = ends.MpiRequests(endpoint, (0, 1))
+    requests.send(REQUEST)
+    requests.wait(0.05)
+    endpoint.open(requests.servers[requests.turn])
+    assert len(endpoint.posted) == 1 and len(endpoint.dials) > 1
+
+
+def test_the_deadline_names_both_ends_and_the_link(monkeypatch):
+    monkeypatch.setattr(ends, "ACT", dataclasses.replace(links.LINKS["act"], deadline_s=0.05))
+    requests = ends.MpiRequests(FakeEndpoint(), (1,))
+    requests.send(REQUEST)
+    with pytest.raises(LinkTimeout, match=r"rollout\[17\] waited 0 s for inference\[1\] on link act"):
+        requests.wait(1.0)
+
+
+def test_no_deadline_while_nothing_is_in_flight(monkeypatch):
+    monkeypatch.setattr(ends, "ACT", dataclasses.replace(links.LINKS["act"], deadline_s=0.01))
+    requests = ends.MpiRequests(FakeEndpoint(), (1,))
+    assert requests.wait(0.05) == []
+
+
+def test_answers_of_a_server_that_was_given_up_are_ignored():
+    endpoint = FakeEndpoint()
+    requests = ends.MpiRequests(endpoint, (0, 1))
+    endpoint.open(1)
+    requests.send(REQUEST)
+    stranger = Connection(None, None, 0.0, peer=Peer("inference", 0, 1))
+    endpoint.handlers[LINKS["act"].tag](stranger, encode(Act(0), LINKS["act"].tag))
+    assert requests.poll() == [] and requests.in_flight == 1
+
+
+def test_idle_sleeps_longer_the_longer_it_is_quiet():
+    idle = Idle()
+    lengths = []
+    for quiet in range(0, 400, 10):
+        idle.quiet = quiet
+        lengths.append(idle._length())
+    assert lengths == sorted(lengths) and lengths[0] == 50e-6 and lengths[-1] == LONGEST_S
