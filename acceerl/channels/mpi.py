@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -140,7 +141,11 @@ class Endpoint:
     def finish(self, code: int) -> NoReturn:
         """Lets queued sends leave (at most FLUSH_S), says goodbye and ends the process without MPI_Finalize."""
         if self._pumper is not None:
-            self._pumper.close()
+            try:
+                self._pumper.close()
+            except TimeoutError as error:
+                print(f"{self.me}: {error}; leaving without a flush", file=sys.stderr, flush=True)
+                os._exit(code)
             self._pumper = None
         deadline = time.monotonic() + FLUSH_S
         while time.monotonic() < deadline and not all(c.idle for c in self.connections):
@@ -307,7 +312,7 @@ class Endpoint:
             raise ValueError(theirs.refusal)
         if connection.dialled is None:
             refusal = mismatch(self.hello, theirs)
-            answer = Hello(**{**_fields(self.hello), "refusal": refusal})
+            answer = replace(self.hello, refusal=refusal)
             connection.refused = bool(refusal)
             self.post(connection, HELLO_TAG, np.frombuffer(answer.to_bytes(), np.uint8))
             if refusal:
@@ -343,10 +348,6 @@ class Endpoint:
             return bool(request.Test())
         except self.mpi.Exception:
             return True
-
-
-def _fields(hello: Hello) -> dict[str, Any]:
-    return {name: getattr(hello, name) for name in Hello.__dataclass_fields__}
 
 
 __all__ = ["Endpoint", "Pumper", "load_mpi"]
