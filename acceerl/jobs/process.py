@@ -64,8 +64,10 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     registry = RegistryClient(run.path, role, index)
     module = importlib.import_module(MODULES[role])
     spec = read_spec(run)
-    agreement = {"cameras": list(spec.cameras), "image_size": list(spec.image_size), "chunk": config.policy["chunk"]}
-    endpoint = Endpoint(registry, _links(role), agreement, watchdog.beat, silence_s=config.deadlines.heartbeat)
+    mpi_watchdog = Watchdog(config.deadlines.watchdog, f"{role}[{index}] MPI").start()
+    endpoint = Endpoint(
+        registry, _links(role), _agreement(spec, config), mpi_watchdog.beat, silence_s=config.deadlines.heartbeat
+    )
     meter = RunMeter(run.metrics(role, index), role, index)
     process = Process(run, config, spec, role, index, registry, endpoint, meter, stop, watchdog)
     _listen(process)
@@ -74,6 +76,12 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     meter.close()
     log.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
     endpoint.finish(DONE if done else STOPPED)
+
+
+def _agreement(spec: EnvSpec, config: Config) -> dict[str, object]:
+    """What two processes must share before they exchange a frame."""
+    shapes = {"cameras": list(spec.cameras), "image_size": list(spec.image_size), "proprio": spec.proprio}
+    return shapes | {"chunk": config.policy["chunk"], "action_dim": spec.action_dim}
 
 
 def _links(role: str) -> list[str]:

@@ -113,8 +113,15 @@ class Inference:
         self.load(self.policy, new)
         self.version = new.version
         self.served = 0
+        self._weigh_tasks()
         self.tasks.swapped(new.version)
         self.meter.gauge("policy_version", new.version)
+
+    def _weigh_tasks(self) -> None:
+        """With a new version only, so that lock-step runs do not depend on when an acknowledgement arrived."""
+        weights = self.segments.task_weights if self.segments is not None else None
+        if weights is not None and isinstance(self.tasks, TrainingTasks):
+            self.tasks.weights = weights
 
     def _receive(self) -> bool:
         began = self.clock()
@@ -173,9 +180,6 @@ class Inference:
             return
         while self.outbox and self.segments.try_send(self.outbox[0]):
             self.outbox.popleft()
-        weights = self.segments.task_weights
-        if weights is not None and isinstance(self.tasks, TrainingTasks):
-            self.tasks.weights = weights
 
     def _ready(self) -> bool:
         """May a batch be computed now? A full learner and a finished turn hold it back."""
