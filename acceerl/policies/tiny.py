@@ -33,26 +33,29 @@ class Stem(nn.Module):
     def __init__(self, image_size: tuple[int, int], channels: int, width: int) -> None:
         super().__init__()
         self.patch = (image_size[0] // (2 * GRID), image_size[1] // (2 * GRID))
-        self.embed = nn.Linear(3 * self.patch[0] * self.patch[1], channels, bias=False)  # `position` is the bias
-        self.position = nn.Parameter(torch.randn(channels, 2 * GRID, 2 * GRID) * 0.1)
+        self.embed = nn.Linear(3 * self.patch[0] * self.patch[1], channels)
         self.down = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         self.film = nn.Linear(width, 2 * channels)
         self.mix = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
 
     def forward(self, frames: Tensor, instruction: Tensor) -> Tensor:
-        x = F.relu(self._patches(frames) + self.position)
-        x = self.down(x)
+        x = F.relu(self._patches(frames))
+        x = _stand_out(self.down(x))
         scale, shift = self.film(instruction)[:, :, None, None].chunk(2, dim=1)
         x = x + self.mix(F.relu(x * (1 + scale) + shift))
-        return x.permute(0, 2, 3, 1).flatten(1, 2)
+        return _stand_out(x).permute(0, 2, 3, 1).flatten(1, 2)
 
     def _patches(self, frames: Tensor) -> Tensor:
         """Non-overlapping patches through one matrix, [N, channels, 16, 16] laid out channels-last."""
         n, (h, w), side = len(frames), self.patch, 2 * GRID
         pixels = frames.view(n, side, h, side, w * 3).permute(0, 1, 3, 2, 4).reshape(n, side, side, h * w * 3)
         return self.embed(pixels.float() * (2 / 255) - 1).permute(0, 3, 1, 2)
+
+
+def _stand_out(x: Tensor) -> Tensor:
+    """Instance normalisation over [N, channels, H, W]: a uniform background becomes zero and things on it large."""
+    variance, mean = torch.var_mean(x, dim=(2, 3), keepdim=True, correction=0)
+    return (x - mean) * torch.rsqrt(variance + 1e-3)
 
 
 class Block(nn.Module):
@@ -101,6 +104,27 @@ class Read(nn.Module):
         return self.out((weights @ memory).view(n, count, -1))
 
 
+class Glance(nn.Module):
+    """Where everything that the instruction makes relevant is, as one vector [N, width].
+
+    Gated channels times coordinates, summed over the grid: a path from colour and instruction to position without
+    attention, which takes thousands of updates to find out what to look at when nothing else tells it.
+    """
+
+    def __init__(self, width: int, channels: int, coordinates: int) -> None:
+        super().__init__()
+        self.film = nn.Linear(width, 2 * channels)
+        self.norm = nn.LayerNorm(channels * coordinates)
+        self.out = nn.Linear(channels * coordinates, width)
+
+    def forward(self, content: Tensor, place: Tensor, instruction: Tensor) -> Tensor:
+        """`content` [N, M, channels], `place` [M, coordinates], `instruction` [N, width]."""
+        scale, shift = self.film(instruction)[:, None].chunk(2, dim=-1)
+        relevant = F.relu(content * (1 + scale) + shift)
+        pooled = relevant.transpose(1, 2) @ (place - place.mean(dim=0))
+        return self.out(self.norm(pooled.flatten(1)))
+
+
 class Instructions(nn.Module):
     """Instructions -> vectors [N, width]. Words are hashed, so any English text has a code without a download."""
 
@@ -108,7 +132,8 @@ class Instructions(nn.Module):
         super().__init__()
         self.words, self.vocabulary = words, vocabulary
         self.embed = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(torch.randn(words, width) * 0.5)
+        self.sentence = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.randn(words, width) * 0.1)
         self.block = Block(width, heads)
         self.norm = nn.LayerNorm(width)
         self._codes: dict[str, list[int]] = {}
@@ -117,16 +142,26 @@ class Instructions(nn.Module):
         """Encodes each distinct instruction once: a batch usually holds few."""
         distinct = list(dict.fromkeys(instructions))
         codes = torch.tensor([self.encode(text) for text in distinct], device=self.position.device)
-        vectors = self.norm(self.block(self.embed(codes) + self.position).mean(dim=1))
+        written = (codes > 0).float()[..., None]  # padding would only make instructions look alike
+        mixed = self.block((self.embed(codes) + self.position) * written) * written
+        # Instructions of a suite differ in two words of fifteen, so their means are nearly parallel and take long
+        # to tell apart; a code of the whole sentence is different from the first update.
+        whole = torch.tensor([_code(text, self.vocabulary) for text in distinct], device=codes.device)
+        vectors = self.norm(mixed.sum(dim=1) / written.sum(dim=1).clamp(min=1)) + self.sentence(whole)
         index = {text: i for i, text in enumerate(distinct)}
         return vectors[torch.tensor([index[text] for text in instructions], device=vectors.device)]
 
     def encode(self, text: str) -> list[int]:
         """Word codes of one instruction, padded with 0 and cut to `words`; the same on every machine (CRC-32)."""
         if text not in self._codes:
-            codes = [1 + zlib.crc32(word.encode()) % (self.vocabulary - 1) for word in text.lower().split()]
+            codes = [1 + _code(word, self.vocabulary - 1) for word in text.lower().split()]
             self._codes[text] = (codes + [0] * self.words)[: self.words]
         return self._codes[text]
+
+
+def _code(text: str, size: int) -> int:
+    """A number below `size`, the same on every machine (CRC-32)."""
+    return zlib.crc32(text.encode()) % size
 
 
 class TinyPolicy(nn.Module):
@@ -143,7 +178,7 @@ class TinyPolicy(nn.Module):
         self,
         spec: PolicySpec,
         width: int = 128,
-        layers: int = 4,
+        layers: int = 3,
         heads: int = 4,
         channels: int = 64,
         waves: int = 40,
@@ -182,14 +217,13 @@ class TinyPolicy(nn.Module):
     ) -> None:
         self.instructions = Instructions(width, heads, words, vocabulary)
         self.stems = nn.ModuleDict({camera: Stem(spec.image_size, channels, width) for camera in spec.cameras})
-        cells = GRID * GRID * len(spec.cameras)
-        self.place = nn.Parameter(torch.randn(cells, channels) * 0.5)
-        self.memory_norm = nn.LayerNorm(channels)
+        self.place = nn.Parameter(_places(len(spec.cameras)))
+        self.glance = Glance(width, channels, self.place.shape[1])
         self.register_buffer("proprio_mean", torch.zeros(spec.proprio))
         self.register_buffer("proprio_std", torch.ones(spec.proprio))
         self.proprio = nn.Sequential(nn.Linear(spec.proprio, width), nn.ReLU(), nn.Linear(width, width))
         self.queries = nn.Parameter(torch.randn(spec.chunk, width) * 0.5)
-        self.blocks = nn.ModuleList(Block(width, heads, channels) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, channels + self.place.shape[1]) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, spec.action_dim * waves)
         self.register_buffer("cosines", _cosines(spec.bins, waves), persistent=False)
@@ -256,24 +290,37 @@ class TinyPolicy(nn.Module):
         instruction = self.instructions(observations.instructions)
         frames = {name: torch.from_numpy(observations.images[name]).to(device) for name in self.spec.cameras}
         grids = torch.cat([stem(frames[name], instruction) for name, stem in self.stems.items()], dim=1)
-        memory = self.memory_norm(grids + self.place)
-        latents = self._latents(observations.proprio, instruction)
+        memory = torch.cat([grids, self.place.expand(len(grids), -1, -1)], dim=-1)
+        latents = self._latents(observations.proprio, instruction, self.glance(grids, self.place, instruction))
         for block in self.blocks:
             latents = block(latents, memory)
         return self.norm(latents[:, : self.spec.chunk])
 
-    def _latents(self, proprio: np.ndarray, instruction: Tensor) -> Tensor:
+    def _latents(self, proprio: np.ndarray, instruction: Tensor, glance: Tensor) -> Tensor:
         """Queries, proprioception and instruction as tokens, [N, C + 2, width]."""
         raw = torch.as_tensor(proprio, dtype=torch.float32, device=instruction.device)
         scaled = (raw - self.get_buffer("proprio_mean")) / self.get_buffer("proprio_std")
         body = self.proprio(scaled)
-        queries = self.queries + (instruction + body)[:, None]
+        queries = self.queries + (instruction + body + glance)[:, None]
         return torch.cat([queries, body[:, None], instruction[:, None]], dim=1)
 
     def _values(self, states: Tensor) -> Tensor:
         """Attention-pooled value of detached states, [N]."""
         weights = self.value_pool(states).softmax(dim=1)
         return self.value_head((weights * states).sum(dim=1))[:, 0]
+
+
+def _places(cameras: int) -> Tensor:
+    """Where each grid token is: camera, coordinates and waves of them, float32 [cameras * 64, cameras + 14].
+
+    Kept apart from what the token shows, so that attention to a thing reads its coordinates straight off (the soft
+    arg-max of Finn et al. 2016), which is what makes reaching quick to learn.
+    """
+    line = (torch.arange(GRID) + 0.5) * (2 / GRID) - 1
+    xy = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1).flatten(0, 1)
+    waves = [f(math.pi * k * xy) for k in (0.5, 1.0, 2.0) for f in (torch.sin, torch.cos)]
+    grid = torch.cat([xy, *waves], dim=-1)
+    return torch.cat([torch.eye(cameras).repeat_interleave(len(grid), dim=0), grid.repeat(cameras, 1)], dim=-1)
 
 
 def _cosines(bins: int, waves: int) -> Tensor:
