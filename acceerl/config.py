@@ -109,7 +109,7 @@ class Supervisor:
 @dataclass(frozen=True)
 class Collect:
     by: Literal["expert", "policy"] = "expert"
-    expert: str = ""  # module.Class of the env's scripted expert, called with the env
+    expert: Plugin = field(default_factory=dict)  # the env's scripted expert, called with the env
     episodes: int = 100  # in all, spread evenly over tasks and workers
     noise: float = 0.0  # standard deviation added to some executed actions; clean ones are the labels
     noise_share: float = 1.0  # of the control steps that are disturbed
@@ -130,6 +130,7 @@ class Pretrain:
     warmup: int = 100
     label_sigma: float = 2.0  # bins; width of the softened action labels
     shift: int = 2  # pixels of random-shift augmentation
+    first_share: float = 0.33  # of the samples are first steps of episodes, the others any
     ema: float = 0.99
     threads: int = 2
     to: str = ""  # weights file; empty: policy.pt in the run directory
@@ -229,8 +230,8 @@ def _typed(cls: type, value: Any, key: str) -> Any:
 
 
 def _check_plugins(config: Config) -> None:
-    for group in ("env", "policy"):
-        plugin = getattr(config, group)
+    for group in ("env", "policy", "collect.expert"):
+        plugin = look_up(config, group)
         if plugin and "_target_" not in plugin:
             raise ValueError(f"{group} needs _target_: module.Class (or pick a file of configs/{group}/)")
 

@@ -62,7 +62,7 @@ def make_expert(config: Config, env: Env) -> Expert:
     """The scripted expert that the env's configuration names (`collect.expert`)."""
     if not config.collect.expert:
         raise ValueError(f"{config.env['_target_']} has no scripted expert: use collect.by=policy or collect.expert")
-    expert: Expert = locate(config.collect.expert)(env)
+    expert: Expert = instantiate(config.collect.expert, "collect.expert", env)
     return expert
 
 

@@ -75,6 +75,7 @@ def _clone(config: Config, run: Run, policy: Any, demonstrations: Demonstrations
             warmup=numbers.warmup,
             label_sigma=numbers.label_sigma,
             shift=numbers.shift,
+            first_share=numbers.first_share,
             ema=numbers.ema,
             seed=config.seed,
             progress=progress,

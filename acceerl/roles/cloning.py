@@ -65,21 +65,21 @@ class Demonstrations:
         lengths = np.array([len(t.actions) for t in kept])
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
         self.ends = starts + np.concatenate([_foreseeable(t) for t in kept])
-        self.decisions = np.flatnonzero((np.arange(len(starts)) - starts) % spec.chunk == 0)
+        self.first = np.unique(starts)
         self.instructions = [text for t in kept for text in [t.instruction] * len(t.actions)]
 
     def __len__(self) -> int:
         return len(self.actions)
 
-    def draw(self, rng: np.random.Generator, count: int, decision_share: float) -> CloningBatch:
-        """Random samples: each with probability `decision_share` at a step where an undisturbed policy decides.
+    def draw(self, rng: np.random.Generator, count: int, first_share: float) -> CloningBatch:
+        """Random samples: each with probability `first_share` at the first step of an episode, else anywhere.
 
-        What an episode's first decision must find out, the gripper's later positions give away: drawn evenly, one
-        sample in twenty would teach a policy to look for its target.
+        What an episode's first decision must find out (which of five bowls?), the gripper's later positions give
+        away: drawn evenly, one sample in twenty would teach a policy to listen and to look for its target.
         """
         rows = rng.integers(len(self), size=count)
-        decisions = rng.choice(self.decisions, size=count)
-        return self.sample(np.where(rng.random(count) < decision_share, decisions, rows))
+        first = rng.choice(self.first, size=count)
+        return self.sample(np.where(rng.random(count) < first_share, first, rows))
 
     def sample(self, rows: np.ndarray) -> CloningBatch:
         """The samples that start at `rows`, int [N]."""
@@ -104,7 +104,7 @@ def clone(
     warmup: int = 100,
     label_sigma: float = 2.0,
     shift: int = 2,
-    decision_share: float = 0.5,
+    first_share: float = 0.33,
     ema: float = 0.99,
     grad_clip: float = 1.0,
     seed: int = 0,
@@ -129,7 +129,7 @@ def clone(
     for step in range(first, steps):
         _set_lr(optimiser, lr * schedule(step, warmup, steps))
         rng = np.random.default_rng((seed, step))
-        sample = augment(demonstrations.draw(rng, batch, decision_share), shift, rng)
+        sample = augment(demonstrations.draw(rng, batch, first_share), shift, rng)
         losses.append(_update(policy, optimiser, sample, labels, grad_clip))
         _average(average, module, min(ema, step / (step + 10)))
         if (step + 1) % every == 0 or step + 1 == steps:

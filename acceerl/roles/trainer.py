@@ -53,7 +53,7 @@ class Trainer:
             value_only=self.updates < self.numbers.value_warmup,
             generator=self.generator,
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return stats
 
     def state_dict(self) -> dict[str, Any]:

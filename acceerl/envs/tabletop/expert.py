@@ -23,13 +23,18 @@ CLOSE, OPEN_UP = 1.0, -1.0
 class TabletopExpert:
     """Solves the env's current task: `act` gives the next action, float32 [7].
 
-    `told` makes it pursue another task instead: the control for "does the instruction matter".
+    `told` makes it pursue another task instead: the control for "does the instruction matter". `speed` in (0, 1]
+    is the largest share of a full-scale move that it makes: a careful demonstrator, whose imitators run out of
+    time and have something to gain from practice. Raises ValueError for a speed outside that.
     """
 
-    def __init__(self, env: TabletopEnv, told: Task | None = None) -> None:
+    def __init__(self, env: TabletopEnv, told: Task | None = None, speed: float = 1.0) -> None:
+        if not 0 < speed <= 1:
+            raise ValueError(f"the expert's speed must be above 0 and at most 1, got {speed}")
         self._env = env
         self._world = env.world
         self._told = told
+        self._speed = speed
 
     def reset(self) -> None:
         """Nothing to forget: the expert is a function of the state."""
@@ -93,7 +98,7 @@ class TabletopExpert:
         """Towards a waypoint in a straight line, and upright."""
         move = self._away(waypoint) / MOVE
         turn = np.clip(-self._world.angles / TURN, -1, 1)
-        return np.concatenate([move / max(1.0, np.abs(move).max()), turn, [grip]]).astype(np.float32)
+        return np.concatenate([move / max(1.0, np.abs(move).max() / self._speed), turn, [grip]]).astype(np.float32)
 
 
 def _above(point: np.ndarray, height: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from acceerl.envs.tabletop.tasks import Suite
 
-TIMESTEP = 0.005  # s
+TIMESTEP = 0.0075  # s
 HALF = 0.025  # m, half the side of every graspable item
 CABINET_TOP = (0.0, 0.12, 0.05)  # m, the middle of the cabinet's top, seen from its drawer's handle
 PLACE_TOP = 0.01  # m, height of a place's surface
@@ -105,7 +105,7 @@ _MODEL = """
     <headlight ambient="0.55 0.55 0.55" diffuse="0.45 0.45 0.45" specular="0 0 0"/>
   </visual>
   <default>
-    <geom friction="1.5 0.02 0.001" condim="4" solref="0.01 1"/>
+    <geom friction="1.5 0.02 0.001" condim="4" solref="0.015 1"/>
     <default class="look"><geom contype="0" conaffinity="0" mass="0"/></default>
     <default class="item"><geom type="box" size="{half} {half} {half}" mass="0.06" group="3"/></default>
     <default class="pad"><geom type="box" size="0.02 0.006 0.022" mass="0.05" rgba="0.2 0.25 0.3 1"/></default>
@@ -120,7 +120,7 @@ _MODEL = """
     {gripper}
     {bodies}
   </worldbody>
-  <equality><joint joint1="back" joint2="front" solref="0.01 1"/></equality>
+  <equality><joint joint1="back" joint2="front" solref="0.015 1"/></equality>
   <actuator>
     <position name="x" joint="x" kp="7000" kv="200"/>
     <position name="y" joint="y" kp="7000" kv="200"/>

@@ -11,8 +11,8 @@ from acceerl.envs.tabletop.tasks import Goal, On, Opened, Pressed, Suite
 
 MOVE = 0.03  # m that a full-scale action moves the gripper
 TURN = 0.1  # rad that a full-scale action turns it
-SUBSTEPS = 12  # physics steps per control step of 0.06 s
-RAMP = 8  # of them the target moves; the rest let the wrist arrive, so that one image tells its motion
+SUBSTEPS = 8  # physics steps per control step of 0.06 s
+RAMP = 5  # of them the target moves; the rest let the wrist arrive, so that one image tells its motion
 LOW = np.array([-0.24, -0.17, 0.024, -0.4, -0.4, -0.8])  # reach of the wrist: x y z in m, roll pitch yaw in rad
 HIGH = np.array([0.24, 0.24, 0.25, 0.4, 0.4, 0.8])
 GRIPPED = 0.075  # m between the pads; an item's diagonal is 7.1 cm
