@@ -20,6 +20,8 @@ from acceerl.stores import checkpoint
 from acceerl.stores.reader import open_trajectories
 from acceerl.types import EnvSpec
 
+PLACES = ("data", "to")  # of this machine: they say nothing about the recipe
+
 
 def run(config: Config, run: Run) -> int:
     """Trains for `pretrain.steps` updates and writes the policy file; resumes from the run's last checkpoint."""
@@ -99,7 +101,7 @@ class _Checkpoints:
 def _extra(config: Config, demonstrations: Demonstrations, began: float) -> dict[str, Any]:
     """What the card of the weights says."""
     return {
-        "recipe": dict(vars(config.pretrain)),
+        "recipe": {key: value for key, value in vars(config.pretrain).items() if key not in PLACES},
         "samples": len(demonstrations),
         "seconds": round(time.monotonic() - began),
         "seed": config.seed,

@@ -77,7 +77,7 @@ def test_mismatch_is_refused_by_name(launch):  # noqa: F811
 
 
 def test_clients_killed_in_the_act_of_connecting(launch):  # noqa: F811
-    """Accept may hang on them: MPI's time-out or the watchdog ends that, and the server or its next life serves."""
+    """Accept may hang on them, or abort: the server or, once it has ended, its next life serves."""
     server = launch("serve", "inference", 0, LINKS, watchdog_s=6)
     server.saw("serving")
     victims = [launch("die_at_connect", "rollout", i, LINKS, ms=ms) for i, ms in enumerate((1, 2, 3, 5))]
@@ -85,7 +85,7 @@ def test_clients_killed_in_the_act_of_connecting(launch):  # noqa: F811
         victim.wait(15)
     client = launch("ask", "rollout", 9, LINKS, rounds=30)
     if server.ended(before=client, seconds=20):
-        assert server.process.returncode == STUCK, server.text
+        assert server.process.returncode != 0, server.text  # the watchdog's code, or MPICH's own abort
         launch("serve", "inference", 0, LINKS)
     client.must_end_well(20)
 
