@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from acceerl.policies import TinyPolicy
-from acceerl.policies.tiny import Read
+from acceerl.policies.tiny_parts import Read
 from acceerl.protocols import PolicySpec
 from acceerl.types import ObservationBatch
 
