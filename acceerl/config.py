@@ -145,7 +145,7 @@ class Config:
     resume: str = ""  # a run directory to continue
     seed: int = 0
     suite: str = "spatial"
-    start: str = ""  # starting weights: a file, `shipped`, or empty for random ones
+    start: str = ""  # starting weights: a file, one of the package by name (tabletop_spatial), or empty: random ones
     json: str = ""  # where to write the job's figures as JSON too
     schedule: Literal["async", "sync", "sync_update"] = "async"
     channels: Literal["mpi", "inline"] = "mpi"
@@ -174,6 +174,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_plugins(config)
     _check_numbers(config)
     _check_schedule(config)
+    _check_replay(config)
     return config
 
 
@@ -242,10 +243,13 @@ _AT_LEAST: dict[str, float] = {
     "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 1,
     "rollout.envs": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
     "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
-    "supervisor.crash_limit": 1,
+    "supervisor.crash_limit": 1, "seed": 0, "algo.gamma": 0, "algo.lam": 0, "learner.max_updates": 1,
+    "learner.warmup": 0, "learner.decay": 0, "learner.value_warmup": 0, "replay.max_uses": 0, "evaluator.videos": 0,
 }  # fmt: skip
-_ABOVE_ZERO = ("learner.lr", "learner.value_lr", "replay.samples_per_insert", "algo.sigma", "pretrain.lr",
-               "deadlines.link", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog")  # fmt: skip
+_ABOVE_ZERO = (
+    "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",
+    "algo.sigma", "pretrain.lr", "deadlines.link", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog",
+)  # fmt: skip
 
 
 def _check_numbers(config: Config) -> None:
@@ -255,6 +259,19 @@ def _check_numbers(config: Config) -> None:
     for key in _ABOVE_ZERO:
         if look_up(config, key) <= 0:
             raise ValueError(f"{key} must be above 0, got {look_up(config, key)}")
+
+
+def _check_replay(config: Config) -> None:
+    """A pace that the replay cannot hold would leave the learner waiting for ever."""
+    numbers = config.replay
+    if 0 < numbers.max_uses < numbers.samples_per_insert:
+        raise ValueError(
+            f"replay.max_uses={numbers.max_uses} is below replay.samples_per_insert={numbers.samples_per_insert:g}: "
+            "raise it, or set it to 0"
+        )
+    for key in ("algo.gamma", "algo.lam"):
+        if look_up(config, key) > 1:
+            raise ValueError(f"{key} must be at most 1, got {look_up(config, key)}")
 
 
 def _check_schedule(config: Config) -> None:

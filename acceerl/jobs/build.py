@@ -24,6 +24,8 @@ def locate(target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
+    except RuntimeError as error:  # a simulator without its GL library says so on import
+        raise ValueError(str(error)) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"_target_: {target} cannot be imported ({error}): give it as module.Class") from error
 
@@ -77,7 +79,7 @@ def policy_spec(config: Config, spec: EnvSpec) -> PolicySpec:
     )
 
 
-def make_policy(config: Config, spec: EnvSpec, start: str | Path | None = None) -> Policy:
+def make_policy(config: Config, spec: EnvSpec, start: str | Path | None = None, device: str = "cpu") -> Policy:
     """The configured policy with weights from `start` (default: `config.start`; empty: fresh ones).
 
     Raises ValueError when the weights belong to another policy.
@@ -89,6 +91,7 @@ def make_policy(config: Config, spec: EnvSpec, start: str | Path | None = None) 
     where = config.start if start is None else start
     if where:
         load_weights(policy, where)
+    policy.to(device)  # type: ignore[attr-defined]
     return policy
 
 

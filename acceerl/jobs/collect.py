@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from acceerl.jobs.build import make_env, make_expert, make_policy
 from acceerl.jobs.play import Act, Noise, by_expert, by_policy, play_episode
 from acceerl.protocols import Env
 from acceerl.runtime.rundir import Run
-from acceerl.stores.manifest import manifest
 from acceerl.stores.reader import open_trajectories
 from acceerl.stores.writer import TrajectoryWriter
 from acceerl.types import Assignment, EnvSpec
@@ -28,8 +28,9 @@ def run(config: Config, run: Run) -> int:
     if workers == 1:
         _work((config, folder, 0))
     else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            pool.map(_work, [(config, folder, i) for i in range(workers)], chunksize=1)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:  # unlike a Pool, it notices a killed worker
+            list(pool.map(_work, [(config, folder, i) for i in range(workers)]))
     print(_summary(folder))
     return 0
 
@@ -52,7 +53,8 @@ def _work(job: tuple[Config, Path, int]) -> None:
         with TrajectoryWriter(
             folder, _env_args(config), {"suite": config.suite}, f"w{worker}", config.collect.compression
         ) as writer:
-            plan = list(assignments(env.spec, config, worker))[_published(folder, worker) :]
+            there = played(folder, env.spec)
+            plan = [a for a in assignments(env.spec, config, worker) if (a.task, a.init_state, a.seed) not in there]
             for assignment in _shown(plan, worker):
                 episode = play_episode(env, assignment, actor(), noise, config.collect.by)
                 if episode.success or not config.collect.only_successes:
@@ -83,10 +85,18 @@ def assignments(spec: EnvSpec, config: Config, worker: int) -> Iterator[Assignme
         yield Assignment(k % spec.n_tasks, state, int(rng.integers(2**31)))
 
 
-def _published(folder: Path, worker: int) -> int:
-    """Episodes of this worker that are safe on disk already."""
-    shards = manifest(folder)["shards"] if folder.exists() else {}
-    return sum(entry["episodes"] for name, entry in shards.items() if name.startswith(f"shard-w{worker}-"))
+def played(folder: Path, spec: EnvSpec) -> set[tuple[int, int, int]]:
+    """(task, initial state, seed) of the episodes that are safe on disk already.
+
+    Raises ValueError when the folder holds episodes of other tasks.
+    """
+    if not any(folder.glob("*.hdf5")):
+        return set()
+    entries = open_trajectories(folder).entries
+    foreign = {entry.instruction for entry in entries} - set(spec.instructions)
+    if foreign:
+        raise ValueError(f"{folder} holds episodes of another suite ({min(foreign)!r}): choose another collect.to")
+    return {(entry.task, entry.init_state, entry.seed) for entry in entries}
 
 
 def _shown(plan: list[Assignment], worker: int) -> Iterator[Assignment]:

@@ -9,9 +9,9 @@ from acceerl.jobs.process import Process
 
 def serve(process: Process) -> bool:
     config, endpoint, meter = process.config, process.endpoint, process.meter
-    incarnation = process.registry.incarnation
+    life = process.run.attempt * 1_000 + process.registry.incarnation  # random streams and episode numbers of its own
     if process.index < config.inference.instances:
-        role = make_inference(config, process.spec, endpoint, meter, process.index, incarnation)
+        role = make_inference(config, process.spec, endpoint, meter, process.index, life)
     else:
         log = EvaluationLog(process.run, process.spec, meter)
         role = make_evaluation_inference(config, process.spec, endpoint, meter, log.finished)

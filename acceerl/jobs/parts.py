@@ -27,11 +27,14 @@ from acceerl.types import EnvSpec, EpisodeResult
 log = logging.getLogger(__name__)
 
 
-def make_inference(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, index: int, incarnation: int) -> Inference:
-    """One training inference instance. It waits for the learner's first weights before it serves."""
+def make_inference(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, index: int, life: int) -> Inference:
+    """One training inference instance. It waits for the learner's first weights before it serves.
+
+    `life` counts its starts over all attempts, so that none repeats another's random numbers or episode numbers.
+    """
     torch.set_num_threads(config.inference.threads)
-    seed = config.seed * 1_000 + index + 1_000_000 * incarnation
-    policy = make_policy(config, spec, start="")
+    seed = config.seed * 1_000 + index + 1_000_000 * life
+    policy = make_policy(config, spec, start="", device=config.inference.device)
     policy.seed(seed)  # type: ignore[attr-defined]
     return Inference(
         policy,
@@ -42,7 +45,7 @@ def make_inference(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, inde
         segments=ends.sender("experience"),
         weights=ends.reader("policy_weights"),
         load=unpack,
-        first_episode=(incarnation * config.inference.instances + index) * 10**9,
+        first_episode=(life * config.inference.instances + index) * 10**9,
     )
 
 
@@ -52,7 +55,7 @@ def make_evaluation_inference(
     """The evaluators' instance: plays rounds greedily, each with one published version."""
     torch.set_num_threads(config.inference.threads)
     return Inference(
-        make_policy(config, spec, start=""),
+        make_policy(config, spec, start="", device=config.inference.device),
         ends.serving(),
         EvaluationTasks(spec, config.evaluator.episodes, finished),
         Pace(max_batch=config.evaluator.processes * config.evaluator.envs),
@@ -82,7 +85,7 @@ def make_learner(
     torch.set_num_threads(config.learner.threads)
     torch.manual_seed(config.seed)
     found = checkpoint.latest(run.checkpoints)
-    policy = make_policy(config, spec, start=None if found is None else "")
+    policy = make_policy(config, spec, start=None if found is None else "", device=config.learner.device)
     replay = make_replay(config, run)
     learner = Learner(
         trainer=Trainer(policy, config.algo, config.learner, config.seed),

@@ -27,6 +27,8 @@ def run(config: Config, run: Run) -> int:
     """Trains for `pretrain.steps` updates and writes the policy file; resumes from the run's last checkpoint."""
     if config.pretrain.what != "policy":
         raise ValueError("acceerl pretrain trains policies in this version: use `acceerl pretrain policy`")
+    if not config.pretrain.data:
+        raise ValueError("pretrain.data is empty: give a folder of trajectories (`acceerl collect` writes one)")
     torch.set_num_threads(config.pretrain.threads)
     torch.manual_seed(config.seed)
     spec = _spec(config)
@@ -51,8 +53,6 @@ def _spec(config: Config) -> EnvSpec:
 
 
 def _demonstrations(config: Config, spec: EnvSpec) -> Demonstrations:
-    if not config.pretrain.data:
-        raise ValueError("pretrain.data is empty: give a folder of trajectories (`acceerl collect` writes one)")
     trajectories = open_trajectories(config.pretrain.data)
     kept = (trajectories[i] for i, entry in enumerate(trajectories.entries) if entry.success)
     return Demonstrations(kept, policy_spec(config, spec))

@@ -26,7 +26,7 @@ def run(config: Config, run: Run, stop: Stop) -> int:
     envs = [make_env(config) for _ in range(config.rollout.processes * config.rollout.envs)]
     spec = envs[0].spec
     learner = make_learner(config, run, spec, hub.ends("learner"), meters["learner"], prefetch=None)
-    inference = make_inference(config, spec, hub.ends("inference"), meters["inference"], 0, run.attempt)
+    inference = make_inference(config, spec, hub.ends("inference"), meters["inference"], 0, run.attempt * 1_000 + 1)
     loops = [
         rollout(envs, hub.ends("rollout").requests(), meters["rollout"]),
         inference.run(),

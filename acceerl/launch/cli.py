@@ -6,6 +6,7 @@ Users' mistakes end in one line on stderr and exit code 2; a crash shows its tra
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import acceerl
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 USER_ERROR, CRASH, INTERRUPTED = 2, 1, 130
 
@@ -37,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except WRONG_INPUT as error:
+        return _one_line(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            traceback.print_exc()
+            return CRASH
         return _one_line(error)
     except KeyboardInterrupt:
         print("acceerl: interrupted", file=sys.stderr)
@@ -184,7 +191,9 @@ def _job(parsed: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{parsed.command} of {config.suite} in one process on this machine; no links")
         return 0
     run: Callable[..., int] = importlib.import_module(f"acceerl.jobs.{parsed.command}").run
-    return run(config, open_run(config, resumed))
+    opened = open_run(config, resumed)
+    with opened.given_back_unless_begun():
+        return run(config, opened)
 
 
 def _plain_job(parsed: argparse.Namespace) -> int:
@@ -218,7 +227,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         "success table and videos of a policy on the evaluation states",
-        _plain_job, "acceerl evaluate env=tabletop start=shipped", ("evaluator", "inference"),
+        _plain_job, "acceerl evaluate env=tabletop start=tabletop_spatial", ("evaluator", "inference"),
     ),
     "collect": Command(
         "episodes of the scripted expert or a policy into HDF5 shards",

@@ -174,13 +174,13 @@ class Keeper:
         return Exit(*child.key, code, text, again=True)
 
     def _book_crash(self, child: Child) -> bool:
-        """True when the process crashed `crash_limit` times within `crash_window` seconds."""
+        """True after `crash_limit` crashes within `crash_window` seconds, or in a row of lives shorter than that."""
         now = time.monotonic()
         child.failures = 1 if now - child.started > self.rules.crash_window else child.failures + 1
         child.crashes.append(now)
         while now - child.crashes[0] > self.rules.crash_window:
             child.crashes.popleft()
-        return len(child.crashes) >= self.rules.crash_limit
+        return max(child.failures, len(child.crashes)) >= self.rules.crash_limit
 
     def _backoff(self, child: Child) -> float:
         return min(LONGEST_BACKOFF, self.rules.backoff * 2.0 ** min(child.failures - 1, 16))

@@ -16,7 +16,7 @@ import psutil
 
 from acceerl.channels.links import LINKS
 from acceerl.config import Config
-from acceerl.jobs.build import make_env, write_spec
+from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import supervise, whoami
@@ -51,8 +51,10 @@ def train(config: Config, resumed: Run | None = None) -> int:
     """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
     placement.rows(config)  # refuse what cannot work before anything is made
     run = open_run(config, resumed)
-    with _leaving_on_signals():
+    with _leaving_on_signals(), run.given_back_unless_begun():
         _write_spec(config, run)
+        _check_start(config, run)
+    with _leaving_on_signals():
         if config.evaluator.before:
             _score_once(config, run, "before", None)
     code = _serial(config, run) if config.channels == "inline" else _supervised(config, run)
@@ -94,6 +96,12 @@ def _write_spec(config: Config, run: Run) -> None:
         write_spec(run, env.spec)
     finally:
         env.close()
+
+
+def _check_start(config: Config, run: Run) -> None:
+    """Loads the starting weights once: those that do not fit end here, in one line, not in a process that restarts."""
+    if config.start:
+        make_policy(config, read_spec(run))
 
 
 def _score_once(config: Config, run: Run, label: str, weights: Path | None) -> None:

@@ -53,6 +53,10 @@ class TinyPolicy(nn.Module):
         super().__init__()
         if spec.image_size[0] % (2 * GRID) or spec.image_size[1] % (2 * GRID):
             raise ValueError(f"the tiny policy needs images whose sides 16 divides, not {spec.image_size}")
+        if min(width, layers, heads, channels, waves, words) < 1 or vocabulary < 2 or width % heads:
+            raise ValueError(
+                f"policy.width={width} must be a multiple of policy.heads={heads}, and all sizes at least 1"
+            )
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self._spec = spec

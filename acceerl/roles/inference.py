@@ -11,7 +11,7 @@ from acceerl.channels.links import Peer, SegmentSender, Serving, WeightsReader
 from acceerl.protocols import Meter, Policy
 from acceerl.roles.segments import SegmentMaker
 from acceerl.roles.tasks import Tasks, TrainingTasks
-from acceerl.types import Act, Observation, ObservationBatch, Observed, Segment, Weights
+from acceerl.types import Act, Assignment, Observation, ObservationBatch, Observed, Segment, Weights
 
 Slot = tuple[Peer, int]  # one environment: the process and its index there
 
@@ -66,6 +66,7 @@ class Inference:
         self.unassigned: deque[Slot] = deque()
         self.makers: dict[Slot, SegmentMaker] = {}
         self.known: set[Slot] = set()
+        self.assigned: dict[Slot, Assignment] = {}  # handed out, first observation still to come
         self.outbox: deque[Segment] = deque()
         self.served = 0  # decisions since the last swap
 
@@ -98,10 +99,12 @@ class Inference:
         self.known.discard(slot)
         self.unassigned = deque(s for s in self.unassigned if s != slot)
         self.queue = deque(r for r in self.queue if r.slot != slot)
-        maker = self.makers.pop(slot, None)
+        maker, assignment = self.makers.pop(slot, None), self.assigned.pop(slot, None)
         if maker is not None:
             self.meter.count("segments_lost")
-            self.tasks.lost(maker.assignment)
+            assignment = maker.assignment
+        if assignment is not None:
+            self.tasks.lost(assignment)
 
     def _swap(self) -> None:
         """Takes a newer version between two batches; receiving it went on beside serving."""
@@ -147,6 +150,7 @@ class Inference:
 
     def _outcome(self, slot: Slot, observed: Observed) -> None:
         if observed.first:
+            self.assigned.pop(slot, None)
             self.makers[slot] = SegmentMaker(self.episodes, observed)
             self.episodes += 1
         elif observed.observation is not None:
@@ -172,8 +176,9 @@ class Inference:
             assignment = self.tasks.next()
             if assignment is None:
                 return
-            peer, index = self.unassigned.popleft()
-            self.serving.reply(peer, Act(index, assignment=assignment))
+            slot = self.unassigned.popleft()
+            self.assigned[slot] = assignment
+            self.serving.reply(slot[0], Act(slot[1], assignment=assignment))
 
     def _flush(self) -> None:
         if self.segments is None:

@@ -100,8 +100,14 @@ class Learner:
         arrived = self.segments.poll()
         for segment in arrived:
             self._book(segment)
+        if self.replay.evicted and self.replay.decisions < self.numbers.batch:
+            raise ValueError(
+                f"the full replay holds {self.replay.decisions} decisions, learner.batch is {self.numbers.batch}: "
+                "raise replay.capacity or lower learner.batch"
+            )
         self.owed += len(arrived)
-        if self.owed and self.replay.can_insert():
+        starved = self.replay.decisions < self.numbers.batch and self.pending is None
+        if self.owed and (starved or self.replay.can_insert()):
             self.segments.grant(self.owed)
             self.owed = 0
 

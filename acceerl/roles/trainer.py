@@ -43,6 +43,7 @@ class Trainer:
         return _total(stats) | {"grad_norm": float(norm), "update_s": time.monotonic() - began}
 
     def _backward(self, batch: SegmentBatch, version: int) -> dict[str, torch.Tensor]:
+        batch = batch.to(self.numbers.device)
         evaluation = self.policy.evaluate(batch.observations, batch.tokens)
         loss, stats = total_loss(
             evaluation,

@@ -91,6 +91,8 @@ def _threads_fit(table: tuple[Row, ...], cores: Callable[[], int] = lambda: len(
 
 def _devices_exist(table: tuple[Row, ...]) -> None:
     for row in table:
+        if row.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"placement row {row.role}: {row.role}.device={row.device} is unknown: choose cpu or cuda")
         if row.count and row.device.startswith("cuda") and not _has_gpu():
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device}, but this machine has no "
                              f"NVIDIA GPU; set {row.role}.device=cpu")  # fmt: skip

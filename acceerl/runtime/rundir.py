@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,16 @@ class Run:
         run = cls(_claim(path, may_rename=not config.name).resolve())
         run.write_config(config)
         return run
+
+    @contextmanager
+    def given_back_unless_begun(self) -> Iterator[None]:
+        """Removes the run directory again when a wrong input (ValueError) ends the job before it began anything."""
+        try:
+            yield
+        except (ValueError, FileNotFoundError):
+            if _never_began(self.path):
+                shutil.rmtree(self.path)
+            raise
 
     @classmethod
     def open(cls, path: str | Path) -> Run:

@@ -36,6 +36,8 @@ class Entry:
     steps: int
     instruction: str
     task: int
+    init_state: int  # -1 where the file does not say, as with task and seed
+    seed: int
     success: bool
     source: str
     stride: int  # control steps between two observations
@@ -240,5 +242,6 @@ def _entries(path: Path, file: h5py.File) -> list[Entry]:
 
 def _entry(path: Path, name: str, demo: h5py.Group, layout: Layout) -> Entry:
     facts = schema.facts_of(demo, layout)
-    known: dict[str, Any] = {key: facts.get(key, -1) for key in ("instruction", "task", "success", "source")}
+    names = ("instruction", "task", "init_state", "seed", "success", "source")
+    known: dict[str, Any] = {key: facts.get(key, -1) for key in names}
     return Entry(path, name, layout, schema.steps_of(demo, layout), **known, stride=schema.stride_of(demo))

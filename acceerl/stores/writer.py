@@ -89,8 +89,9 @@ class TrajectoryWriter:
     def __enter__(self) -> TrajectoryWriter:
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:  # after an error the whole episodes stay as they are; the next start publishes them
+            self.close()
 
 
 class _Growing:
@@ -151,8 +152,9 @@ def _refusal(partial: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
+            error.errno or 0,
             f"{partial}: cannot be written ({reason(error)}): free some disk space or choose another folder, then run "
-            f"recover({str(partial.parent)!r}); published shards are untouched"
+            "the same command again; published shards are untouched",
         ) from error
 
 
