@@ -212,6 +212,16 @@ def test_an_evaluation_episode_that_is_lost_is_played_again():
     assert sorted(r.task for r in rounds[0][1]) == [0, 1]
 
 
+def test_an_evaluator_that_dies_while_resetting_does_not_hold_up_the_round():
+    rounds, tasks = evaluation(2)
+    world = World(tasks=tasks, version=-1)
+    world.publisher.publish(Weights(1, {}))
+    world.opened(5)
+    world.hub.drop(Peer("rollout", 5))
+    serve(world, [CountingEnv()], lambda: bool(rounds))
+    assert sorted(r.task for r in rounds[0][1]) == [0, 1]
+
+
 def test_evaluation_never_touches_training_states():
     _, tasks = evaluation(20)
     assert {a.init_state for a in tasks.plan} <= set(SPEC.eval_states)

@@ -139,6 +139,22 @@ def test_a_learner_that_is_behind_stops_giving_credit(tmp_path: Path):
     assert world.feed(9) > 0
 
 
+def test_a_replay_too_small_for_a_batch_is_refused_by_name(tmp_path: Path):
+    world = World(tmp_path, Numbers(batch=512, micro_batch=8))
+    world.feed(60)
+    with pytest.raises(ValueError, match=r"raise replay\.capacity"):
+        world.turns(3)
+
+
+def test_a_learner_short_of_a_batch_takes_more_whatever_the_pace_says(tmp_path: Path):
+    world = World(tmp_path, Numbers(batch=64, micro_batch=8), credits=4)
+    for _ in range(3):  # 48 decisions are more than the slack, and less than a batch
+        assert world.feed(4) == 4
+        assert world.turns(1) == 0
+    assert world.feed(4) == 4
+    assert world.turns(3) >= 1
+
+
 def test_failing_tasks_weigh_more(world: World):
     for i, success in enumerate((True, False, True, False)):
         world.sender.try_send(segment(i, policy(), success=success))
