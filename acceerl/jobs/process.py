@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 MODULES = {role: f"acceerl.jobs.{role}_process" for role in ("rollout", "inference", "learner")}
 MODULES["evaluator"] = MODULES["rollout"]  # what makes it an evaluator is whom it talks to
 TRAINING_LINKS = ("observe", "act", "experience", "policy_weights")
+LEAVE_S = 15.0  # seconds that a role without anything to save may take to leave
 ORPHANED_S = 20.0  # seconds without the supervisor's registry after which a process leaves
 
 
@@ -100,8 +101,18 @@ def _listen(process: Process) -> None:
 def _request(process: Process, what: str) -> None:
     if what == "checkpoint":
         process.requested.add(what)
-    else:
-        process.stop.set(f"the supervisor asked to {what}")
+        return
+    process.stop.set(f"the supervisor asked to {what}")
+    if process.role != "learner":  # which has a checkpoint to write first
+        hard = threading.Timer(LEAVE_S, _leave_hard, (process,))
+        hard.daemon = True
+        hard.start()
+
+
+def _leave_hard(process: Process) -> None:
+    """An MPI call on a peer that leaves at the same moment may never return; nothing of this role needs saving."""
+    log.error("%s[%d] did not leave within %.0f s: an MPI call hangs; ending it", process.role, process.index, LEAVE_S)
+    os._exit(STOPPED)
 
 
 def _heartbeats(process: Process) -> None:
