@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 Plugin = dict[str, Any]  # `_target_: module.Class` and its keyword arguments
@@ -90,9 +90,8 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Seconds. Every wait in the system ends at one of these, with both ends named."""
+    """Seconds. The deadlines of single links stand in the link table (channels/links.py)."""
 
-    link: float = 120.0
     connect: float = 60.0
     heartbeat: float = 30.0  # silent for longer: the process counts as dead and is replaced
     watchdog: float = 90.0  # an MPI thread without a beat ends its process with a stack dump
@@ -146,7 +145,7 @@ class Config:
     seed: int = 0
     suite: str = "spatial"
     start: str = ""  # starting weights: a file, one of the package by name (tabletop_spatial), or empty: random ones
-    json: str = ""  # where to write the job's figures as JSON too
+    json: str = ""  # where `acceerl train` writes its figures as JSON too
     schedule: Literal["async", "sync", "sync_update"] = "async"
     channels: Literal["mpi", "inline"] = "mpi"
     launch: Literal["local"] = "local"
@@ -248,7 +247,7 @@ _AT_LEAST: dict[str, float] = {
 }  # fmt: skip
 _ABOVE_ZERO = (
     "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",
-    "algo.sigma", "pretrain.lr", "deadlines.link", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog",
+    "algo.sigma", "pretrain.lr", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog",
 )  # fmt: skip
 
 
@@ -284,8 +283,3 @@ def look_up(config: Any, key: str) -> Any:
     for part in key.split("."):
         config = getattr(config, part)
     return config
-
-
-def defaults(cls: type) -> dict[str, Any]:
-    """Default of every plain field of a schema record, for the generated reference."""
-    return {f.name: f.default for f in fields(cls) if f.default is not MISSING}

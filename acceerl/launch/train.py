@@ -53,10 +53,10 @@ def train(config: Config, resumed: Run | None = None) -> int:
     run = open_run(config, resumed)
     with _leaving_on_signals(), run.given_back_unless_begun():
         _write_spec(config, run)
-        _check_start(config, run)
-    with _leaving_on_signals():
         if config.evaluator.before:
             _score_once(config, run, "before", None)
+        else:
+            _check_start(config, run)
     code = _serial(config, run) if config.channels == "inline" else _supervised(config, run)
     if code == STOPPED:
         print(f"stopped; to continue: acceerl train resume={_short(run.path)}", flush=True)
