@@ -1,10 +1,15 @@
-"""One open connection to one peer: ordered sends and receives of byte buffers over an MPI intercommunicator.
+"""One open connection to one peer: how buffers leave it and how large ones come in, over an MPI intercommunicator.
+
+Two lanes. A message that fits the receives which the peer keeps posted (`eager` bytes, its hello says) goes as one
+MPI message on `EAGER_TAG`. A larger one is announced there by a notice (tag, bytes) and follows on its own tag,
+for which the peer posts a receive of just that size: nobody probes. Order holds within a lane.
 
 Knows nothing about links or roles. The communicator is handed in, so this file does not import mpi4py.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +18,17 @@ from typing import Any
 import numpy as np
 
 from acceerl.channels.links import Peer
+from acceerl.channels.wire import notice
 
 LARGEST = 1 << 30  # bytes of one message; larger payloads go in pieces, since MPI counts in C ints
-HELLO_TAG = 1
-ANY_TAG = -1  # MPI.ANY_TAG in the MPICH ABI, which the Endpoint checks
+EAGER_TAG = 1
+EAGER = 256 << 10  # bytes of a posted receive: an observation of two 128-pixel cameras fits twice
+HELLO_ROOM = 16 << 10  # what any peer can take before its hello has come
+INJECT = 16 << 10  # bytes up to which MPI copies a message at once; see mpi.py
 FLYING = 8  # sends handed to MPI at a time; the rest waits here, where it can be dropped with the peer
+NOBODY_TAG = 0  # never sent
+STALL_S = 2.0  # how long MPI may refuse to take a message before the peer counts as dead
+RETRY_S = 0.1  # between two tries
 
 
 @dataclass(slots=True, eq=False)
@@ -26,8 +37,19 @@ class Sending:
 
     tag: int
     buffer: np.ndarray
+    bare: bool = False  # without a header of its own, so it needs a notice whatever its size
+    announced: bool = False
     request: Any = None
     done: bool = False
+
+
+@dataclass(slots=True)
+class _Coming:
+    """A large message whose receive is posted."""
+
+    request: Any
+    tag: int
+    buffer: np.ndarray
 
 
 Place = Callable[["Connection", int], np.ndarray]  # how many bytes -> where they go
@@ -38,22 +60,24 @@ class Connection:
     """`peer` is None until the other side's hello has come. `alive` turns False once, for ever."""
 
     comm: Any
-    status: Any  # an MPI.Status of its own
     deadline: float  # time.monotonic() until which the hello must come
     peer: Peer | None = None
     dialled: Peer | None = None  # set on the connecting side
     links: frozenset[str] = frozenset()
+    eager: int = HELLO_ROOM  # bytes that the peer's posted receives hold
     alive: bool = True
     refused: bool = False
+    stalled: float | None = None  # since when MPI refuses to send
+    retry_at: float = 0.0
     waiting: deque[Sending] = field(default_factory=deque)
     flying: deque[Sending] = field(default_factory=deque)
-    coming: deque[tuple[Any, int, np.ndarray]] = field(default_factory=deque)
+    coming: deque[_Coming] = field(default_factory=deque)
 
-    def post(self, tag: int, buffer: np.ndarray) -> Sending:
-        """Queues a buffer, uint8 [bytes]; any thread may. `progress` sends it."""
+    def post(self, tag: int, buffer: np.ndarray, bare: bool = False) -> Sending:
+        """Queues a buffer, uint8 [bytes]; any thread may. `push` sends it."""
         if buffer.nbytes > LARGEST:
             raise ValueError(f"a message of {buffer.nbytes} bytes to {self.peer} exceeds {LARGEST}")
-        sending = Sending(tag, buffer)
+        sending = Sending(tag, buffer, bare)
         self.waiting.append(sending)
         return sending
 
@@ -62,35 +86,39 @@ class Connection:
         moved = False
         while self.flying and self.flying[0].request.Test():
             self.flying.popleft().done = moved = True
+        if self.waiting and self.stalled is not None and time.monotonic() < self.retry_at:
+            return moved
         while self.waiting and len(self.flying) < FLYING:
-            sending = self.waiting.popleft()
-            sending.request = self.comm.Isend(sending.buffer, 0, sending.tag)
-            self.flying.append(sending)
+            sending = self.waiting[0]
+            if (sending.bare or sending.buffer.nbytes > self.eager) and not sending.announced:
+                sending.announced = True
+                self.waiting.appendleft(Sending(EAGER_TAG, notice(sending.tag, sending.buffer.nbytes)))
+                continue
+            self._launch(sending)
+            self.waiting.popleft()
+            self.stalled = None
             moved = True
         return moved
 
-    def pull(self, places: dict[int, Place]) -> list[tuple[int, np.ndarray]]:
-        """(tag, buffer) of every message that is complete, in order; buffers are fresh memory.
+    def stall(self) -> bool:
+        """MPI took nothing because the way to the peer is closed. True: for so long that the peer must be dead."""
+        now = time.monotonic()
+        self.stalled = self.stalled or now
+        self.retry_at = now + RETRY_S
+        return now - self.stalled > STALL_S
 
-        `places[tag]` yields the memory for tags whose messages land in a larger buffer; such a message waits
-        until all before it were handled, since they say where it goes.
-        """
-        while self._sees_one():
-            tag, size = self.status.Get_tag(), self.status.Get_count()
-            place = places.get(tag)
-            if place is not None and self.coming and self.coming[-1][1] != tag:
-                break
-            buffer = np.empty(size, np.uint8) if place is None else place(self, size)
-            self.coming.append((self.comm.Irecv(buffer, 0, tag), tag, buffer))
-        arrived = []
-        while self.coming and self.coming[0][0].Test():
-            _, tag, buffer = self.coming.popleft()
-            arrived.append((tag, buffer))
-        return arrived
+    def expect(self, tag: int, size: int, place: Place | None) -> None:
+        """Posts the receive for a large message that a notice announced."""
+        buffer = np.empty(size, np.uint8) if place is None else place(self, size)
+        self.coming.append(_Coming(self.comm.Irecv(buffer, 0, tag), tag, buffer))
 
-    def _sees_one(self) -> bool:
-        # MPI looks before it moves bytes: what one look brings in, only the next one shows. A sleep costs more.
-        return bool(self.comm.Iprobe(0, ANY_TAG, self.status) or self.comm.Iprobe(0, ANY_TAG, self.status))
+    def arrived(self) -> list[tuple[int, np.ndarray]]:
+        """(tag, buffer) of every large message that is complete, in order."""
+        done = []
+        while self.coming and self.coming[0].request.Test():
+            large = self.coming.popleft()
+            done.append((large.tag, large.buffer))
+        return done
 
     @property
     def moving(self) -> bool:
@@ -102,4 +130,18 @@ class Connection:
 
     def remains(self) -> list[tuple[Any, np.ndarray]]:
         """Requests that MPI may still touch, with their memory: keep them alive when the peer is dead."""
-        return [(s.request, s.buffer) for s in self.flying] + [(request, buffer) for request, _, buffer in self.coming]
+        return [(s.request, s.buffer) for s in self.flying] + [(c.request, c.buffer) for c in self.coming]
+
+    def _launch(self, sending: Sending) -> None:
+        """An MPI error here leaves `sending` where it is, to be tried again."""
+        size = sending.buffer.nbytes
+        if size > INJECT:
+            # A send that meets a closed socket makes MPICH abort this process; one look lets MPI learn of the
+            # closing first. Messages of up to INJECT bytes are copied at once and cannot fail later.
+            self.comm.Iprobe(0, NOBODY_TAG)
+        tag = sending.tag if sending.announced else EAGER_TAG
+        sending.request = self.comm.Isend(sending.buffer, 0, tag)
+        if sending.request.Test():
+            sending.done = True
+        else:
+            self.flying.append(sending)

@@ -53,6 +53,8 @@ class MpiRequests:
         return len(self.slots)
 
     def send(self, observed: Observed) -> None:
+        if self.grief is not None:  # it belongs to an episode that the next `poll` gives up
+            return
         now = time.monotonic()
         self.since = self.since or now
         if not self.slots:
@@ -147,7 +149,11 @@ class MpiRequests:
 
 
 class MpiServing:
-    """See `links.Serving`."""
+    """See `links.Serving`.
+
+    A peer may lose its connection and open another one in the same life. Until the role has read `lost`, all that it
+    holds for this peer is of the old connection: answers are dropped, and new requests wait.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -161,8 +167,8 @@ class MpiServing:
         busy = self.endpoint.pump()
         if busy:
             self.idle.quiet = 0
-        asked = list(self.inbox)
-        self.inbox.clear()
+        asked = [entry for entry in self.inbox if entry[0] not in self.vanished]
+        self.inbox = deque(entry for entry in self.inbox if entry[0] in self.vanished)
         return asked
 
     def wait(self, timeout_s: float) -> list[tuple[Peer, Observed]]:
@@ -176,7 +182,7 @@ class MpiServing:
 
     def reply(self, peer: Peer, act: Act) -> None:
         connection = self.endpoint.connection(peer.role, peer.index)
-        if connection is not None and connection.peer == peer:
+        if connection is not None and connection.peer == peer and peer not in self.vanished:
             self.endpoint.post(connection, ACT.tag, encode(act, ACT.tag))
 
     def lost(self) -> list[Peer]:

@@ -5,13 +5,15 @@ dynamic processes): one thread makes all MPI calls, errors return, nothing is ev
 and a process leaves by `Endpoint.finish`. Only this file imports mpi4py, and only inside a function, because
 child processes that import it abort the job.
 
-To meet, the client knocks through the registry, the server answers `come` with its port, and the client says
-`here` and calls Connect; only then does the server call Accept. A peer killed in between can still leave either
-call hanging beyond its time-out: `beat` feeds a watchdog that then ends this process, and its keeper restarts it.
+What a dead peer does to MPI, and what is done about it: a send to it is refused for ever, inside the call, with the
+processor busy (hence EAGAIN_TRIES, after which the call fails and is tried again later); a send that meets a closing
+socket makes MPICH abort this process (hence INJECT: up to this size a message is copied at once and cannot fail
+later). `beat` feeds a watchdog that ends this process where all that was not enough, and its keeper restarts it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -22,28 +24,34 @@ from typing import Any, NoReturn
 import numpy as np
 
 from acceerl.channels import ends
-from acceerl.channels.connection import ANY_TAG, HELLO_TAG, Connection, Place, Sending
+from acceerl.channels.connection import EAGER, EAGER_TAG, HELLO_ROOM, INJECT, Connection, Place, Sending
 from acceerl.channels.control import ControlPlane, Heard
 from acceerl.channels.links import LINKS, Peer
+from acceerl.channels.mailbox import Mailbox
+from acceerl.channels.meeting import Key, Meetings, is_eagain
 from acceerl.channels.pumping import Pumper
 from acceerl.channels.weights import MpiPublisher, MpiReader
-from acceerl.channels.wire import Hello, WireError, mismatch
+from acceerl.channels.wire import NOTICE_TAG, Hello, WireError, mismatch, read_notice, tag_of
 
-ACCEPT_S = 2  # the client stands at the door, so Accept takes milliseconds or hangs; MPI's own time-out
-CONNECT_S = 20  # a server may be busy with a batch; a watchdog must allow for more than this
-TURN_S = 2.0  # how long a guest that was told to come may keep the next one waiting
-KNOCK_S = 1.0  # between two knocks at a server that does not answer
+log = logging.getLogger(__name__)
 HELLO_S = 10.0
+REFUSED_S = 5.0  # before dialling a peer again with which talking failed
 FLUSH_S = 2.0
-Key = tuple[str, int]
+EAGAIN_TRIES = 2_000  # 1 ms while a living peer opens its side, 0.2 s at a dead one's closed port
+SETTINGS = {
+    "MPIR_CVAR_CH4_NETMOD": "ofi",
+    "FI_PROVIDER": "tcp",
+    "MPIR_CVAR_CH4_OFI_MAX_EAGAIN_RETRY": str(EAGAIN_TRIES),
+    "FI_TCP_MAX_INJECT": str(INJECT),
+}
 
 
 def load_mpi() -> Any:
     """Imports and initialises MPI with the settings that survive dying peers. Raises RuntimeError outside mpiexec."""
     if not any(name.startswith("PMI") for name in os.environ):
         raise RuntimeError("start this process with `mpiexec -n 1`: MPI ports crash in a bare process")
-    os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
-    os.environ.setdefault("FI_PROVIDER", "tcp")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     import mpi4py
 
     mpi4py.rc.finalize = False
@@ -75,31 +83,28 @@ class Endpoint:
     ) -> None:
         self.registry, self.beat, self.silence_s = registry, beat, silence_s
         self.mpi = load_mpi()
-        assert self.mpi.ANY_TAG == ANY_TAG, "connection.py counts on MPICH's constants"
         role, index = registry.role, registry.index
         serves = any(LINKS[link].server == role for link in links)
-        self.port = self.mpi.Open_port() if serves else ""
-        self.me = Peer(role, index, registry.announce(self.port))
-        self.hello = Hello(role, index, self.me.incarnation, sorted(links), spec=spec or {})
+        self.mailbox = Mailbox(self.mpi)
+        self.meetings = Meetings(self.mpi, registry, beat, self._talks_to, self._adopt)
+        self.meetings.port = self.mpi.Open_port() if serves else ""
+        self.me = Peer(role, index, registry.announce(self.meetings.port))
+        self.hello = Hello(role, index, self.me.incarnation, sorted(links), eager=EAGER, spec=spec or {})
         self.connections: list[Connection] = []
         self.open: dict[Key, Connection] = {}
-        self.dials: dict[Key, float] = {}  # servers we want, and when to knock next
-        self.knocks: dict[Key, int] = {}  # clients that want us, in order, with their incarnations
-        self.guests: list[Key] = []  # clients that stand in Connect now
-        self.turn_over = 0.0
         self.handlers: dict[int, Callable[[Connection, np.ndarray], None]] = {}
         self.places: dict[int, Place] = {}
         self.on_open: list[Callable[[Connection], None]] = []
         self.on_lost: list[Callable[[Connection, str], None]] = []
         self.tickers: list[Callable[[], bool]] = []
-        self.moving = False  # a message of some connection has begun and not ended
+        self.moving = False  # a large message of some connection has begun and not ended
         self.failure: BaseException | None = None
         self._remains: list[tuple[Any, np.ndarray]] = []
         self._pumper: Pumper | None = None
         self._answers = {
-            "knock": self._on_knock,
-            "come": self._on_come,
-            "here": self._on_here,
+            "knock": self.meetings.on_knock,
+            "come": self.meetings.on_come,
+            "here": self.meetings.on_here,
             "gone": self._on_gone,
         }
 
@@ -157,22 +162,20 @@ class Endpoint:
 
     def dial(self, role: str, index: int) -> None:
         """Asks for a connection to a server, kept up by itself until `hang_up`."""
-        self.dials.setdefault((role, index), 0.0)
+        self.meetings.dial(role, index)
 
     def hang_up(self, role: str, index: int, why: str) -> None:
-        self.dials.pop((role, index), None)
-        for connection in [
-            c for c in self.connections if c.dialled and (c.dialled.role, c.dialled.index) == (role, index)
-        ]:
+        self.meetings.hang_up((role, index))
+        for connection in [c for c in self.connections if _is(c.dialled, role, index)]:
             self._drop(connection, why)
 
     def connection(self, role: str, index: int) -> Connection | None:
         """The open connection to a process, or None."""
         return self.open.get((role, index))
 
-    def post(self, connection: Connection, tag: int, buffer: np.ndarray) -> Sending:
+    def post(self, connection: Connection, tag: int, buffer: np.ndarray, bare: bool = False) -> Sending:
         """Queues a message and, in the pumping thread, hands it to MPI at once."""
-        sending = connection.post(tag, buffer)
+        sending = connection.post(tag, buffer, bare)
         if self._pumper is None and connection.alive:
             self._guard(connection, connection.push)
         return sending
@@ -184,9 +187,10 @@ class Endpoint:
 
     def _pump(self) -> bool:
         self.beat()
-        busy = self._hear()
-        self._knock()
-        self._receive_guests()
+        busy = self._hear() | self.meetings.pump()
+        for connection, buffer in self.mailbox.collect():
+            busy = True
+            self._take(connection, buffer)
         self.moving = False
         for connection in list(self.connections):
             busy |= self._progress(connection)
@@ -203,109 +207,78 @@ class Endpoint:
             self._answers[event.what](event)
         return heard
 
-    def _on_knock(self, event: Heard) -> None:
-        self.knocks[event.role, event.index] = event.incarnation
-
-    def _on_here(self, event: Heard) -> None:
-        self.guests.append((event.role, event.index))
-
     def _on_gone(self, event: Heard) -> None:
-        key = (event.role, event.index)
-        if self.knocks.get(key) == event.incarnation:
-            del self.knocks[key]
-        self.guests = [guest for guest in self.guests if guest != key]
-        for connection in list(self.connections):
-            peer = connection.peer or connection.dialled
-            if peer == Peer(*key, event.incarnation):
-                self._drop(connection, "the registry says that it is gone")
+        self.meetings.on_gone(event)
+        gone = Peer(event.role, event.index, event.incarnation)
+        for connection in [c for c in self.connections if (c.peer or c.dialled) == gone]:
+            self._drop(connection, "the registry says that it is gone")
 
-    def _on_come(self, event: Heard) -> None:
-        key = (event.role, event.index)
-        if key not in self.dials or any(
-            c.dialled and (c.dialled.role, c.dialled.index) == key for c in self.connections
-        ):
-            return
-        self.registry.tell("here", *key)
-        comm = self._meet(self.mpi.COMM_SELF.Connect, event.data, CONNECT_S)
-        if comm is None:
-            return
-        connection = self._adopt(comm)
-        connection.dialled = Peer(event.role, event.index, event.incarnation)
-        self.post(connection, HELLO_TAG, np.frombuffer(self.hello.to_bytes(), np.uint8))
+    def _talks_to(self, role: str, index: int) -> int | None:
+        connection = self.open.get((role, index))
+        return connection.peer.incarnation if connection is not None and connection.peer is not None else None
 
-    def _knock(self) -> None:
-        now = time.monotonic()
-        for key, due in self.dials.items():
-            if now >= due and key not in self.open:
-                self.registry.tell("knock", *key)
-                self.dials[key] = now + KNOCK_S
-
-    def _receive_guests(self) -> None:
-        if self.guests:
-            self.guests.pop(0)
-            comm = self._meet(self.mpi.COMM_SELF.Accept, self.port, ACCEPT_S)
-            if comm is not None:
-                self._adopt(comm)
-            self.turn_over = 0.0
-        if self.knocks and time.monotonic() > self.turn_over:
-            key = next(iter(self.knocks))
-            del self.knocks[key]
-            self.registry.tell("come", *key, data=self.port)
-            self.turn_over = time.monotonic() + TURN_S
-
-    def _meet(self, call: Callable[..., Any], port: str, timeout_s: int) -> Any:
-        """Accept or Connect: the two calls that can hang. None when MPI gave up."""
-        self.beat()
-        info = self.mpi.Info.Create()
-        info.Set("timeout", str(timeout_s))
-        try:
-            comm = call(port, info)
-            comm.Set_errhandler(self.mpi.ERRORS_RETURN)
-        except self.mpi.Exception:  # the peer died or went away; who still wants to talk knocks again
-            return None
-        finally:
-            info.Free()
-            self.beat()
-        return comm
-
-    def _adopt(self, comm: Any) -> Connection:
-        connection = Connection(comm, self.mpi.Status(), time.monotonic() + HELLO_S)
+    def _adopt(self, comm: Any, server: Peer | None) -> None:
+        connection = Connection(comm, time.monotonic() + HELLO_S, dialled=server)
         self.connections.append(connection)
-        return connection
+        self.mailbox.open(connection)
+        if server is not None:
+            self.post(connection, EAGER_TAG, np.frombuffer(self.hello.to_bytes(), np.uint8))
 
     def _guard(self, connection: Connection, step: Callable[[], Any]) -> Any:
-        """Runs an MPI step; an MPI error ends the connection and yields None."""
+        """Runs an MPI step; an MPI error ends the connection, at once or when it does not pass, and yields None."""
         try:
             return step()
         except self.mpi.Exception as error:
-            self._drop(connection, error.Get_error_string().splitlines()[0])
+            if not is_eagain(error) or connection.stall():
+                self._drop(connection, error.Get_error_string().splitlines()[0])
             return None
 
     def _progress(self, connection: Connection) -> bool:
-        moved = bool(self._guard(connection, connection.push))
-        if not connection.alive:
-            return True
-        arrived = self._guard(connection, lambda: connection.pull(self.places)) or ()
-        for tag, buffer in arrived:
-            if connection.alive:
-                self._take(connection, tag, buffer)
-        self._expire(connection)
-        return moved or bool(arrived)
+        moved = False
+        if connection.waiting or connection.flying:
+            moved = bool(self._guard(connection, connection.push))
+        if connection.alive and connection.coming:
+            for tag, buffer in self._guard(connection, connection.arrived) or ():
+                moved = True
+                self._handle(connection, tag, buffer)
+        if connection.peer is None or connection.refused:
+            self._expire(connection)
+        return moved or not connection.alive
 
     def _expire(self, connection: Connection) -> None:
-        if connection.peer is None and time.monotonic() > connection.deadline:
-            self._drop(connection, f"no hello within {HELLO_S:.0f} s")
-        elif connection.refused and connection.idle:
+        if connection.refused and connection.idle:
             self._drop(connection, "refused")
+        elif time.monotonic() > connection.deadline:
+            self._drop(connection, f"no hello within {HELLO_S:.0f} s")
 
-    def _take(self, connection: Connection, tag: int, buffer: np.ndarray) -> None:
+    def _take(self, connection: Connection, buffer: np.ndarray) -> None:
+        """One message of the eager lane."""
+        if not connection.alive:
+            return
         try:
-            if connection.peer is None:
+            if not len(buffer):
+                self._drop(connection, "MPI says that it is gone")
+            elif connection.peer is None:
                 self._greet(connection, Hello.from_bytes(buffer.tobytes()))
+            elif (tag := tag_of(buffer)) != NOTICE_TAG:
+                self._handle(connection, tag, buffer)
             else:
+                tag, size = read_notice(buffer)
+                self._guard(connection, lambda: connection.expect(tag, size, self.places.get(tag)))
+        except WireError as error:
+            self._refuse(connection, str(error))
+
+    def _handle(self, connection: Connection, tag: int, buffer: np.ndarray) -> None:
+        try:
+            if connection.alive:
                 self.handlers[tag](connection, buffer)
         except (WireError, KeyError) as error:
-            self._drop(connection, f"it sent nonsense: {error!r}")
+            self._refuse(connection, repr(error))
+
+    def _refuse(self, connection: Connection, error: str) -> None:
+        """Our fault or the peer's, so it must be seen; whoever dialled tries again later."""
+        log.warning("%s: %s sent nonsense: %s", self.me, connection.peer or connection.dialled or "a peer", error)
+        self._drop(connection, f"it sent nonsense: {error}", REFUSED_S)
 
     def _greet(self, connection: Connection, theirs: Hello) -> None:
         if theirs.refusal:
@@ -314,10 +287,11 @@ class Endpoint:
             refusal = mismatch(self.hello, theirs)
             answer = replace(self.hello, refusal=refusal)
             connection.refused = bool(refusal)
-            self.post(connection, HELLO_TAG, np.frombuffer(answer.to_bytes(), np.uint8))
+            self.post(connection, EAGER_TAG, np.frombuffer(answer.to_bytes(), np.uint8))
             if refusal:
                 return
         connection.peer = Peer(theirs.role, theirs.index, theirs.incarnation)
+        connection.eager = theirs.eager or HELLO_ROOM
         connection.links = frozenset(self.hello.links) & frozenset(theirs.links)
         key = (theirs.role, theirs.index)
         if key in self.open:
@@ -326,15 +300,16 @@ class Endpoint:
         for call in self.on_open:
             call(connection)
 
-    def _drop(self, connection: Connection, why: str) -> None:
+    def _drop(self, connection: Connection, why: str, redial_after: float = 0.0) -> None:
         """Forgets a connection without a word to MPI: Disconnect could wait for the dead for ever."""
         if not connection.alive:
             return
         connection.alive = False
         self.connections.remove(connection)
-        if connection.dialled and (key := (connection.dialled.role, connection.dialled.index)) in self.dials:
-            self.dials[key] = 0.0
-        self._remains = [(r, b) for r, b in self._remains if not self._over(r)] + connection.remains()
+        if connection.dialled:
+            self.meetings.redial((connection.dialled.role, connection.dialled.index), redial_after)
+        kept = connection.remains() + self.mailbox.close(connection)
+        self._remains = [(r, b) for r, b in self._remains if not self._over(r)] + kept
         if connection.peer is None:
             return
         key = (connection.peer.role, connection.peer.index)
@@ -348,6 +323,10 @@ class Endpoint:
             return bool(request.Test())
         except self.mpi.Exception:
             return True
+
+
+def _is(peer: Peer | None, role: str, index: int) -> bool:
+    return peer is not None and (peer.role, peer.index) == (role, index)
 
 
 __all__ = ["Endpoint", "Pumper", "load_mpi"]

@@ -109,7 +109,7 @@ class MpiPublisher:
         while len(transfer.flying) < WINDOW and transfer.sent < transfer.packed.offer.size and connection.alive:
             piece = transfer.packed.buffer[transfer.sent : transfer.sent + PIECE]
             transfer.sent += piece.nbytes
-            transfer.flying.append(self.endpoint.post(connection, self.link.tag + 2, piece))
+            transfer.flying.append(self.endpoint.post(connection, self.link.tag + 2, piece, bare=True))
             moved = True
         if transfer.done:
             self.transfers.pop(connection, None)
@@ -119,7 +119,7 @@ class MpiPublisher:
 class MpiReader:
     """See `links.WeightsReader`. Pieces land in place, in memory that the delivered arrays then own.
 
-    `Connection.pull` takes no piece before the offer ahead of it was handled.
+    The notice of a piece comes behind the offer in the same lane, so the offer has been handled.
     """
 
     def __init__(self, endpoint: Endpoint, link: Link, publisher: int) -> None:

@@ -22,9 +22,10 @@ import numpy as np
 
 Record = TypeVar("Record")
 MAGIC = 0xACCE
-VERSION = 1
+VERSION = 2
 ALIGN = 64
 HEADER = struct.Struct("<HHIQQQ")  # magic, wire version, tag, sequence, JSON bytes, total bytes
+NOTICE_TAG = 2  # a bare header that announces a large message: its tag stands as sequence, its size as JSON bytes
 
 
 class WireError(ValueError):
@@ -43,6 +44,7 @@ class Hello:
     incarnation: int
     links: list[str]
     wire: int = VERSION
+    eager: int = 0  # bytes that the sender's posted receives hold
     spec: dict[str, Any] = field(default_factory=dict)
     refusal: str = ""  # set in the answer when the connection is refused
 
@@ -103,6 +105,25 @@ def decode(kind: type[Record], buffer: np.ndarray, tag: int | None = None) -> Re
         return typing.cast(Record, _codec(kind).unpack(fields, arrays))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise WireError(f"message for {kind.__name__} cannot be read: {error}") from error
+
+
+def notice(tag: int, size: int) -> np.ndarray:
+    """Announces a message of `size` bytes that follows on `tag`."""
+    buffer = np.empty(HEADER.size, np.uint8)
+    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, NOTICE_TAG, tag, size, HEADER.size)
+    return buffer
+
+
+def read_notice(buffer: np.ndarray) -> tuple[int, int]:
+    """(tag, size) of a notice."""
+    _, _, _, tag, size, _ = HEADER.unpack_from(buffer.data)
+    return int(tag), int(size)
+
+
+def tag_of(buffer: np.ndarray) -> int:
+    """The tag in a message's header. Raises WireError on foreign bytes."""
+    _check_header(buffer, None)
+    return int(HEADER.unpack_from(buffer.data)[2])
 
 
 def _check_header(buffer: np.ndarray, tag: int | None) -> int:

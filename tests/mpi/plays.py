@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from acceerl.channels import mpi
+from acceerl.channels import meeting
 from acceerl.channels.links import PeerLost
 from acceerl.channels.mpi import Endpoint
 from acceerl.channels.pumping import Idle
@@ -30,7 +30,7 @@ def scenario(endpoint: Endpoint, options: dict) -> None:
 
 def serve(endpoint: Endpoint, options: dict) -> None:
     """Echoes the seed of every request until it is killed."""
-    mpi.ACCEPT_S = options.get("accept_s", mpi.ACCEPT_S)
+    meeting.ACCEPT_S = options.get("accept_s", meeting.ACCEPT_S)
     serving = endpoint.serving()
     print("serving as incarnation", endpoint.me.incarnation)
     while "stop" not in endpoint.registry.requested:
@@ -65,7 +65,7 @@ def ask(endpoint: Endpoint, options: dict) -> None:
 def die_at_connect(endpoint: Endpoint, options: dict) -> None:
     """A client that is killed `ms` after it said `here`; ms < 0: it says `here` and never calls Connect."""
     endpoint.requests()
-    connect = endpoint._meet
+    connect = endpoint.meetings._meet
 
     def meet(call, port, timeout_s):
         if options["ms"] < 0:
@@ -74,7 +74,7 @@ def die_at_connect(endpoint: Endpoint, options: dict) -> None:
         killer.start()
         return connect(call, port, timeout_s)
 
-    endpoint._meet = meet
+    endpoint.meetings._meet = meet
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         endpoint.pump()
@@ -85,7 +85,7 @@ def die_before_accept(endpoint: Endpoint, options: dict) -> None:
     """A server that says `come` and is killed when the client stands at the door."""
     endpoint.serving()
     print("serving as incarnation", endpoint.me.incarnation)
-    endpoint._meet = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    endpoint.meetings._meet = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     while True:
         endpoint.pump()
         time.sleep(0.001)

@@ -40,7 +40,7 @@ class FakeEndpoint:
         for call in self.on_lost if connection else ():
             call(connection, why)
 
-    def connection(self, role, index):
+    def connection(self, role, index):  # of either role: there is one table
         return self.connections.get(index)
 
     def post(self, connection, tag, buffer):
@@ -50,7 +50,7 @@ class FakeEndpoint:
         return False
 
     def open(self, index):
-        self.connections[index] = Connection(None, None, 0.0, peer=Peer("inference", index, 1))
+        self.connections[index] = Connection(None, 0.0, peer=Peer("inference", index, 1), links=frozenset(LINKS))
         for call in self.on_open:
             call(self.connections[index])
 
@@ -115,9 +115,38 @@ def test_answers_of_a_server_that_was_given_up_are_ignored():
     requests = ends.MpiRequests(endpoint, (0, 1))
     endpoint.open(1)
     requests.send(REQUEST)
-    stranger = Connection(None, None, 0.0, peer=Peer("inference", 0, 1))
+    stranger = Connection(None, 0.0, peer=Peer("inference", 0, 1))
     endpoint.handlers[LINKS["act"].tag](stranger, encode(Act(0), LINKS["act"].tag))
     assert requests.poll() == [] and requests.in_flight == 1
+
+
+def test_what_is_sent_in_a_lost_episode_reaches_nobody():
+    endpoint = FakeEndpoint()
+    requests = ends.MpiRequests(endpoint, (0, 1))
+    endpoint.open(1)
+    requests.send(REQUEST)
+    endpoint.hang_up("inference", 1, "killed")
+    requests.send(REQUEST)  # of a loop that has not heard of it yet
+    with pytest.raises(PeerLost):
+        requests.poll()
+    endpoint.open(0)
+    assert len(endpoint.posted) == 1 and requests.in_flight == 0
+
+
+def test_a_peer_that_connects_again_gets_no_answer_to_what_it_asked_before():
+    endpoint = FakeEndpoint()
+    serving = ends.MpiServing(endpoint)
+    endpoint.open(0)
+    peer, again = endpoint.connections[0].peer, encode(REQUEST, LINKS["observe"].tag)
+    endpoint.hang_up("rollout", 0, "silent")
+    endpoint.open(0)  # the same life of it
+    endpoint.handlers[LINKS["observe"].tag](endpoint.connections[0], again)
+    serving.reply(peer, Act(0))
+    assert endpoint.posted == [] and serving.poll() == []
+    assert serving.lost() == [peer]
+    assert [who for who, _ in serving.poll()] == [peer]
+    serving.reply(peer, Act(0))
+    assert endpoint.posted == [(0, LINKS["act"].tag)]
 
 
 def test_idle_sleeps_longer_the_longer_it_is_quiet():

@@ -146,5 +146,13 @@ def test_hello_names_what_differs():
     assert wire.mismatch(mine, wire.Hello.from_bytes(theirs.to_bytes())) == ""
     bigger = dataclasses.replace(theirs, spec={"image_size": [128, 128]})
     assert wire.mismatch(mine, bigger) == "rollout[3] and inference[0] disagree on image_size: [64, 64] and [128, 128]"
-    assert "wire version: 1 and 2" in wire.mismatch(mine, dataclasses.replace(theirs, wire=2))
+    other = wire.VERSION + 1
+    assert f"wire version: {wire.VERSION} and {other}" in wire.mismatch(mine, dataclasses.replace(theirs, wire=other))
     assert "no link in common" in wire.mismatch(mine, dataclasses.replace(theirs, links=["dreams"]))
+
+
+def test_a_notice_says_what_follows():
+    buffer = wire.notice(70, 3 << 20)
+    assert wire.tag_of(buffer) == wire.NOTICE_TAG and wire.read_notice(buffer) == (70, 3 << 20)
+    with pytest.raises(wire.WireError):
+        wire.tag_of(np.zeros(40, np.uint8))
