@@ -40,7 +40,7 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trian"], "unknown command trian: choose from train, evaluate, collect, pretrain, data, report"),
+        (["trian"], "unknown command trian: choose from train, evaluate, collect, pretrain, data, bench, report"),
         (["train", "fast"], "fast is no override: write KEY=VALUE"),
         (["train", "--fast"], "unrecognized arguments: --fast"),
         (["train", "env=foo"], "env=foo is not known: choose from gymnasium, latency, libero, tabletop"),
@@ -51,6 +51,12 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
         (["pretrain", "other"], "other: give what as one of policy, world_model"),
         (["data", "inspect"], "acceerl data: give PATH"),
         (["data", "inspect", "/nowhere.hdf5"], "/nowhere.hdf5: no such file or folder"),
+        (["bench"], "give name as one of links"),
+        (["bench", "speed"], "speed: give name as one of links"),
+        (["bench", "links", "second=1"], "unknown option second of bench links: did you mean seconds?"),
+        (["bench", "links", "seconds=long"], "links's seconds must be a number, got 'long'"),
+        (["bench", "links", "clients=0"], "links's clients must be at least 1, got 0"),
+        (["bench", "links", "json=/nowhere/x.json"], "json=/nowhere/x.json: give a file in a folder that exists"),
         (["report", "/nowhere"], "/nowhere is no run directory"),
         (["report", "a", "b"], "acceerl report takes no further words, got b"),
     ],

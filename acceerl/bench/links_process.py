@@ -1,0 +1,157 @@
+"""The processes of `acceerl bench links`: `python -m acceerl.bench.links_process FOLDER ROLE INDEX JSON`.
+
+A client asks from the moment it is connected, measures a window when the registry says so, and idles from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from acceerl.channels.mpi import Endpoint, load_mpi
+from acceerl.channels.pumping import Idle
+from acceerl.runtime.registry_client import RegistryClient
+from acceerl.runtime.stop import Watchdog, die_with_keeper
+from acceerl.types import Act, Assignment, Observation, Observed
+
+PATIENCE = 0.05  # the rollout's, see roles/rollout.py
+SERVING_PATIENCE = 0.01  # the inference role's, see Inference._patience
+TALKING = 50  # pairs after which a client counts as connected and warm
+TAG = 7
+Options = dict[str, Any]
+
+
+def client(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
+    """A rollout whose environment takes no time, with one request in flight."""
+    endpoint = Endpoint(registry, ["observe", "act"], beat=beat)
+    requests, request = endpoint.requests(), _request(options)
+
+    def ask() -> None:
+        requests.send(request)
+        while not requests.wait(PATIENCE):
+            beat()
+
+    _measure(registry, options, ask)
+    while "stop" not in registry.requested:
+        requests.wait(PATIENCE)
+    endpoint.finish(0)
+
+
+def server(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
+    """An inference whose policy takes no time."""
+    endpoint = Endpoint(registry, ["observe", "act"], beat=beat)
+    serving = endpoint.serving()
+    act = Act(0, np.zeros((1, options["reply"] // 4), np.float32))
+    while "stop" not in registry.requested:
+        for peer, _ in serving.wait(SERVING_PATIENCE):
+            serving.reply(peer, act)
+    endpoint.finish(0)
+
+
+def raw_client(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
+    """The same bytes over one communicator: Isend, Irecv, Test and the sleeps of the links."""
+    mpi = load_mpi()
+    registry.announce()
+    port, _ = registry.peer("inference", 0)
+    comm = mpi.COMM_SELF.Connect(port, _timeout(mpi))
+    request, reply = np.zeros(options["request"], np.uint8), np.empty(options["reply"], np.uint8)
+    idle = Idle()
+
+    def ask() -> None:
+        sending, coming = comm.Isend(request, 0, TAG), comm.Irecv(reply, 0, TAG)
+        sent = False
+        while not coming.Test():
+            sent = sent or sending.Test()
+            idle.rest(False, PATIENCE, moving=not sent)
+        idle.quiet = 0
+        beat()
+        sending.Wait()
+
+    _measure(registry, options, ask)
+    _leave(registry)
+
+
+def raw_server(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
+    mpi = load_mpi()
+    port = mpi.Open_port()
+    registry.announce(port)
+    comm = mpi.COMM_SELF.Accept(port, _timeout(mpi))
+    request, reply = np.empty(options["request"], np.uint8), np.zeros(options["reply"], np.uint8)
+    coming, answering = comm.Irecv(request, 0, TAG), mpi.REQUEST_NULL
+    idle = Idle()
+    while "stop" not in registry.requested:
+        beat()
+        if not coming.Test():
+            idle.rest(False, SERVING_PATIENCE, moving=not answering.Test())
+            continue
+        idle.quiet = 0
+        answering.Wait()
+        answering, coming = comm.Isend(reply, 0, TAG), comm.Irecv(request, 0, TAG)
+    _leave(registry)
+
+
+def _measure(registry: RegistryClient, options: Options, ask: Callable[[], None]) -> None:
+    """Asks and asks; tells when it is warm, and after the measured window what it saw there."""
+    for _ in range(TALKING):
+        ask()
+    registry.heartbeat({"talking": True})
+    while "measure" not in registry.requested and "stop" not in registry.requested:
+        ask()
+    taken, began, cpu = [], time.perf_counter(), time.process_time()
+    now, until = began, began + options["seconds"]
+    while now < until:
+        ask()
+        before, now = now, time.perf_counter()
+        taken.append(now - before)
+    cpu_s = time.process_time() - cpu
+    quantiles = dict(zip(("p50_us", "p90_us", "p99_us"), 1e6 * np.percentile(taken, (50, 90, 99)), strict=True))
+    measured = {"pairs": len(taken), "seconds": now - began, "cpu_s": cpu_s, **quantiles}
+    registry.heartbeat({"talking": True, "measured": measured})
+
+
+def _request(options: Options) -> Observed:
+    pixels = np.zeros((1, options["request"] // 3, 3), np.uint8)
+    return Observed(0, Assignment(0, 0, 0), Observation({"front": pixels}, np.zeros(8, np.float32), "do nothing"))
+
+
+def _timeout(mpi: Any) -> Any:
+    info = mpi.Info.Create()
+    info.Set("timeout", "30")
+    return info
+
+
+def _leave(registry: RegistryClient) -> None:
+    """Without MPI_Finalize, which would wait for a peer that is gone."""
+    while "stop" not in registry.requested:
+        time.sleep(0.05)
+    os._exit(0)
+
+
+PLAYS = {
+    ("links", "rollout"): client,
+    ("links", "inference"): server,
+    ("raw", "rollout"): raw_client,
+    ("raw", "inference"): raw_server,
+}
+
+
+def main(folder: str, role: str, index: int, options: Options) -> None:
+    die_with_keeper()
+    registry = RegistryClient(folder, role, index)
+    watchdog = Watchdog(60, f"{role}[{index}] of the bench").start()
+    PLAYS[options["play"], role](registry, options, watchdog.beat)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
+    finally:  # a failed process must not wait in MPI_Finalize
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(1)
