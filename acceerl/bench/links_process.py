@@ -55,23 +55,17 @@ def server(registry: RegistryClient, options: Options, beat: Callable[[], None])
 
 
 def raw_client(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
-    """The same bytes over one communicator: Isend, Irecv, Test and the sleeps of the links."""
+    """The same bytes, probes and sleeps over one communicator, with nothing around them."""
     mpi = load_mpi()
     registry.announce()
     port, _ = registry.peer("inference", 0)
-    comm = mpi.COMM_SELF.Connect(port, _timeout(mpi))
-    request, reply = np.zeros(options["request"], np.uint8), np.empty(options["reply"], np.uint8)
-    idle = Idle()
+    end = RawEnd(mpi.COMM_SELF.Connect(port, _timeout(mpi)), options["reply"])
+    request = np.zeros(options["request"], np.uint8)
 
     def ask() -> None:
-        sending, coming = comm.Isend(request, 0, TAG), comm.Irecv(reply, 0, TAG)
-        sent = False
-        while not coming.Test():
-            sent = sent or sending.Test()
-            idle.rest(False, PATIENCE, moving=not sent)
-        idle.quiet = 0
-        beat()
-        sending.Wait()
+        end.send(request)
+        while not end.wait(PATIENCE):
+            beat()
 
     _measure(registry, options, ask)
     _leave(registry)
@@ -81,19 +75,43 @@ def raw_server(registry: RegistryClient, options: Options, beat: Callable[[], No
     mpi = load_mpi()
     port = mpi.Open_port()
     registry.announce(port)
-    comm = mpi.COMM_SELF.Accept(port, _timeout(mpi))
-    request, reply = np.empty(options["request"], np.uint8), np.zeros(options["reply"], np.uint8)
-    coming, answering = comm.Irecv(request, 0, TAG), mpi.REQUEST_NULL
-    idle = Idle()
+    end = RawEnd(mpi.COMM_SELF.Accept(port, _timeout(mpi)), options["request"])
+    reply = np.zeros(options["reply"], np.uint8)
     while "stop" not in registry.requested:
         beat()
-        if not coming.Test():
-            idle.rest(False, SERVING_PATIENCE, moving=not answering.Test())
-            continue
-        idle.quiet = 0
-        answering.Wait()
-        answering, coming = comm.Isend(reply, 0, TAG), comm.Irecv(request, 0, TAG)
+        if end.wait(SERVING_PATIENCE):
+            end.send(reply)
     _leave(registry)
+
+
+class RawEnd:
+    """One side of a conversation in turns, over plain calls: what the ends cost is what they add to this."""
+
+    def __init__(self, comm: Any, size: int) -> None:
+        self.comm, self.buffer = comm, np.empty(size, np.uint8)
+        self.sending: Any = None
+        self.coming: Any = None
+        self.idle = Idle()
+
+    def send(self, buffer: np.ndarray) -> None:
+        if self.sending is not None:
+            self.sending.Wait()
+        self.sending, self.idle.quiet = self.comm.Isend(buffer, 0, TAG), 0
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when a message has come into `buffer`, False after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self.coming is None and self.comm.Iprobe(0, TAG):
+                self.coming = self.comm.Irecv(self.buffer, 0, TAG)
+            if self.coming is not None and self.coming.Test():
+                self.coming = None
+                return True
+            if self.sending is not None and self.sending.Test():
+                self.sending = None
+            if (left := deadline - time.monotonic()) <= 0:
+                return False
+            self.idle.rest(False, left, moving=self.sending is not None or self.coming is not None)
 
 
 def _measure(registry: RegistryClient, options: Options, ask: Callable[[], None]) -> None:
