@@ -13,6 +13,7 @@ from acceerl.bench.result import Result
 # name -> what it measures; the module acceerl.bench.NAME has Options, FIGURES and run(options) -> Result
 BENCHES = {
     "links": "round trips and throughput between rollouts and inference",
+    "train": "whole trainings: asynchronous against lock-step, large observations, a learner beside serving",
 }
 
 

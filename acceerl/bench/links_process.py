@@ -102,7 +102,7 @@ class RawEnd:
         """True when a message has come into `buffer`, False after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:
-            if self.coming is None and self.comm.Iprobe(0, TAG):
+            if self.coming is None and (self.comm.Iprobe(0, TAG) or self.comm.Iprobe(0, TAG)):
                 self.coming = self.comm.Irecv(self.buffer, 0, TAG)
             if self.coming is not None and self.coming.Test():
                 self.coming = None
