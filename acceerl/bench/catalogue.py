@@ -14,6 +14,9 @@ from acceerl.bench.result import Result
 BENCHES = {
     "links": "round trips and throughput between rollouts and inference",
     "train": "whole trainings: asynchronous against lock-step, large observations, a learner beside serving",
+    "env": "control steps a second of each environment, alone in one process",
+    "weights": "how fast new weights reach inference, and how long serving stops for them",
+    "store": "windows a second read from trajectories, against a plain robomimic-style file",
 }
 
 

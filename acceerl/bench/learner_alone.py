@@ -15,7 +15,6 @@ from pathlib import Path
 
 from acceerl.channels.inline import Hub
 from acceerl.jobs.build import read_spec
-from acceerl.jobs.parts import make_learner
 from acceerl.runtime.metrics import NullMeter
 from acceerl.runtime.mpiexec import tethered
 from acceerl.runtime.rundir import Run
@@ -35,6 +34,8 @@ def updates_alone(run: Path, warmup: float, seconds: float) -> float:
 
 
 def measure(run: Run, warmup: float, seconds: float) -> float:
+    from acceerl.jobs.parts import make_learner  # loads torch, which the bench itself does not need
+
     config, spec = run.config(), read_spec(run)
     with ThreadPoolExecutor(1, "prefetch") as prefetch:
         learner = make_learner(config, run, spec, Hub().ends("learner"), NullMeter(), prefetch)

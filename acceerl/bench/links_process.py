@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from acceerl.channels.mpi import Endpoint, load_mpi
+from acceerl.bench.peers import accept, connect, leave
+from acceerl.channels.mpi import Endpoint
 from acceerl.channels.pumping import Idle
 from acceerl.runtime.registry_client import RegistryClient
 from acceerl.runtime.stop import Watchdog, die_with_keeper
@@ -56,10 +57,7 @@ def server(registry: RegistryClient, options: Options, beat: Callable[[], None])
 
 def raw_client(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
     """The same bytes, probes and sleeps over one communicator, with nothing around them."""
-    mpi = load_mpi()
-    registry.announce()
-    port, _ = registry.peer("inference", 0)
-    end = RawEnd(mpi.COMM_SELF.Connect(port, _timeout(mpi)), options["reply"])
+    end = RawEnd(connect(registry, "inference"), options["reply"])
     request = np.zeros(options["request"], np.uint8)
 
     def ask() -> None:
@@ -68,20 +66,17 @@ def raw_client(registry: RegistryClient, options: Options, beat: Callable[[], No
             beat()
 
     _measure(registry, options, ask)
-    _leave(registry)
+    leave(registry)
 
 
 def raw_server(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
-    mpi = load_mpi()
-    port = mpi.Open_port()
-    registry.announce(port)
-    end = RawEnd(mpi.COMM_SELF.Accept(port, _timeout(mpi)), options["request"])
+    end = RawEnd(accept(registry), options["request"])
     reply = np.zeros(options["reply"], np.uint8)
     while "stop" not in registry.requested:
         beat()
         if end.wait(SERVING_PATIENCE):
             end.send(reply)
-    _leave(registry)
+    leave(registry)
 
 
 class RawEnd:
@@ -136,19 +131,6 @@ def _measure(registry: RegistryClient, options: Options, ask: Callable[[], None]
 def _request(options: Options) -> Observed:
     pixels = np.zeros((1, options["request"] // 3, 3), np.uint8)
     return Observed(0, Assignment(0, 0, 0), Observation({"front": pixels}, np.zeros(8, np.float32), "do nothing"))
-
-
-def _timeout(mpi: Any) -> Any:
-    info = mpi.Info.Create()
-    info.Set("timeout", "30")
-    return info
-
-
-def _leave(registry: RegistryClient) -> None:
-    """Without MPI_Finalize, which would wait for a peer that is gone."""
-    while "stop" not in registry.requested:
-        time.sleep(0.05)
-    os._exit(0)
 
 
 PLAYS = {

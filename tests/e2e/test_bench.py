@@ -46,3 +46,16 @@ def test_train_compares_schedules_in_whole_trainings(tmp_path: Path) -> None:
     left = unyielded("train", written["figures"])
     assert {pattern.split(".")[1] for pattern in left} == {"tail_k2", "skeleton", "learner"}
     assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
+
+
+def test_weights_prints_what_its_help_lists(tmp_path: Path) -> None:
+    written = bench("weights", "mb=1", "versions=2", "settle=0.2", "clients=1", cwd=tmp_path)
+    assert not unyielded("weights", written["figures"])
+    assert [row["what"] for row in written["rows"]] == ["plain MPI"] * 2 + ["link"] * 2 + ["link beside 1 clients"] * 2
+
+
+def test_the_others_print_what_their_help_lists(tmp_path: Path) -> None:
+    store = bench("store", "episodes=2", "steps=10", "image_size=16", "windows=5", "turns=1", cwd=tmp_path)
+    assert not unyielded("store", store["figures"])
+    env = bench("env", "envs=tabletop,latency", "seconds=0.1", "image_size=16", cwd=tmp_path)
+    assert not unyielded("env", env["figures"])
