@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from statistics import median
 
 from acceerl.bench.options import option
 from acceerl.bench.result import Result
@@ -28,6 +28,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Options:
+    rounds: int = option(3, "of all measurements; figures are medians", least=1)
     seconds: float = option(5.0, "of each measurement", least=0.1)
     warmup: float = option(1.0, "seconds of requests before the measurement", least=0.0)
     idle: float = option(5.0, "seconds over which idle processes are watched", least=0.1)
@@ -37,17 +38,11 @@ class Options:
 
 
 def run(options: Options) -> Result:
-    result = Result()
-    with Stage() as stage:
-        one = _measure(stage, options, 1)
-        idle = _idle(stage, options)
-    with Stage() as stage:
-        many = _measure(stage, options, options.clients)
-    with Stage() as stage:
-        raw = _measure_raw(stage, options)
-    result.rows = [_row("links, 1 client", one), _row(f"links, {options.clients} clients", many),
-                   _row("plain MPI, 1 client", raw)]  # fmt: skip
-    result.rows += [{"what": f"idle {role}", "core_share": round(share, 4)} for role, share in idle.items()]
+    """Rounds of all measurements, each with processes of its own: which core they get differs from start to start."""
+    result, seen = Result(), [_round(options) for _ in range(options.rounds)]
+    for name in seen[0]:
+        result.rows += [{"what": name} | {k: round(v, 4) for k, v in each[name].items()} for each in seen]
+    one, raw, many, idle = ({k: median(each[n][k] for each in seen) for k in seen[0][n]} for n in seen[0])
     result.figures = {
         "links.round_trip_us": one["p50_us"],
         "links.raw_round_trip_us": raw["p50_us"],
@@ -59,19 +54,21 @@ def run(options: Options) -> Result:
     return result
 
 
-def _row(what: str, measured: dict[str, Any]) -> dict[str, Any]:
-    return {"what": what} | {name: round(value, 1) for name, value in measured.items()}
+def _round(options: Options) -> dict[str, dict[str, float]]:
+    with Stage() as stage:
+        one = _measure(stage, options, 1, "links")
+        idle = _idle(stage, options)
+    with Stage() as stage:
+        raw = _measure(stage, options, 1, "raw")
+    with Stage() as stage:
+        many = _measure(stage, options, options.clients, "links")
+    return {"1 client": one, "1 client, plain MPI": raw, f"all {options.clients} clients": many, "idle": idle}
 
 
-def _measure(stage: Stage, options: Options, clients: int) -> dict[str, float]:
+def _measure(stage: Stage, options: Options, clients: int, play: str) -> dict[str, float]:
     """Round trips of the slowest client, pairs a second over all, processor time a pair on both sides."""
-    _start(stage, options, clients, play="links")
+    _start(stage, options, clients, play)
     return _window(stage, options, clients)
-
-
-def _measure_raw(stage: Stage, options: Options) -> dict[str, float]:
-    _start(stage, options, 1, play="raw")
-    return _window(stage, options, 1)
 
 
 def _start(stage: Stage, options: Options, clients: int, play: str) -> None:
@@ -103,8 +100,8 @@ def _window(stage: Stage, options: Options, clients: int) -> dict[str, float]:
 def _idle(stage: Stage, options: Options) -> dict[str, float]:
     """Share of a core of a client that waits, and of a server that nobody asks."""
     time.sleep(1.0)  # sleeps lengthen step by step after the last message
-    keys = {"rollout": ("rollout", 0), "inference": SERVER}
-    began, before = time.monotonic(), {role: stage.cpu_seconds(key) for role, key in keys.items()}
+    keys = {"idle_client_share": ("rollout", 0), "idle_server_share": SERVER}
+    began, before = time.monotonic(), {name: stage.cpu_seconds(key) for name, key in keys.items()}
     time.sleep(options.idle)
-    used = {role: stage.cpu_seconds(key) - before[role] for role, key in keys.items()}
-    return {role: seconds / (time.monotonic() - began) for role, seconds in used.items()}
+    used = {name: stage.cpu_seconds(key) - before[name] for name, key in keys.items()}
+    return {name: seconds / (time.monotonic() - began) for name, seconds in used.items()}

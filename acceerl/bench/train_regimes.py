@@ -34,10 +34,13 @@ def skeleton() -> list[str]:
 
 
 def learner_bound() -> list[str]:
-    """A learner that always has something to train on, beside rollouts that keep everyone else busy."""
+    """A learner that always has something to train on, beside rollouts that keep everyone else busy.
+
+    Small batches: many updates in a window, so that their number is known well, and the most that a learner publishes.
+    """
     return [
         "env=tabletop", "policy=tiny", "start=tabletop_spatial", "rollout.processes=2", "rollout.envs=4",
-        "inference.max_batch=8", "learner.batch=64", "learner.micro_batch=64",
+        "inference.max_batch=8", "learner.batch=16", "learner.micro_batch=16",
         "replay.samples_per_insert=1000", "replay.slack=1000000000", "replay.capacity=200",
     ]  # fmt: skip
 

@@ -34,7 +34,7 @@ def unyielded(name: str, figures: dict[str, float]) -> set[str]:
 
 
 def test_links_prints_what_its_help_lists(tmp_path: Path) -> None:
-    written = bench("links", "seconds=0.3", "warmup=0.1", "idle=0.3", "clients=2", cwd=tmp_path)
+    written = bench("links", "rounds=1", "seconds=0.3", "warmup=0.1", "idle=0.3", "clients=2", cwd=tmp_path)
     assert not unyielded("links", written["figures"])
     assert written["figures"]["links.pairs_per_s"] > 0
 
