@@ -46,7 +46,7 @@ class EnvSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a policy sees at one decision.
+    """What a policy sees at one decision. Arrays travel as they are: a benchmark's images may be of floats.
 
     >>> Observation({"front": np.zeros((64, 64, 3), np.uint8)}, np.zeros(8, np.float32), "open the drawer").instruction
     'open the drawer'

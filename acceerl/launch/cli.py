@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import acceerl
+from acceerl.bench.catalogue import BENCHES
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -31,7 +32,8 @@ class Command:
     example: str
     keys: tuple[str, ...] = ()
     words: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, choices; none: anything)
-    job: bool = True  # takes overrides
+    job: bool = True  # takes overrides of the configuration
+    options: bool = False  # takes KEY=VALUE words of its own
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise ValueError(f"unknown command {name}: choose from {', '.join(COMMANDS)}")
     parsed = _parser(name).parse_intermixed_args(rest)
     if parsed.help:
-        print(command_help(name))
+        print(_bench_help(parsed.words) if name == "bench" else command_help(name))
         return 0
     _check_words(name, parsed)
     return COMMANDS[name].handler(parsed)
@@ -96,7 +98,7 @@ def command_help(name: str) -> str:
 
 def _flags(name: str) -> str:
     if not COMMANDS[name].job:
-        return ""
+        return " [KEY=VALUE ...] [json=PATH]" if COMMANDS[name].options else ""
     return " [KEY=VALUE ...] [--dry-run]" + (" [-m]" if name == "train" else "")
 
 
@@ -148,7 +150,7 @@ def _check_words(name: str, parsed: argparse.Namespace) -> None:
             wanted = ", ".join(choices) if choices else word.upper()
             raise ValueError(f"acceerl {name}: {given or 'a word is missing'}: give {word} as one of {wanted}"
                              if choices else f"acceerl {name}: give {wanted} (see acceerl {name} --help)")  # fmt: skip
-    if parsed.overrides and not COMMANDS[name].job:
+    if parsed.overrides and not (COMMANDS[name].job or COMMANDS[name].options):
         raise ValueError(f"acceerl {name} takes no further words, got {' '.join(parsed.overrides)}")
     if parsed.overrides and "=" not in (first := parsed.overrides[0]) and not first.startswith("~"):
         raise ValueError(f"{first} is no override: write KEY=VALUE (see acceerl {name} --help)")
@@ -219,6 +221,22 @@ def _data(parsed: argparse.Namespace) -> int:
     return {"inspect": data.inspect, "validate": data.validate}[parsed.words[0]](parsed.words[1])
 
 
+def _bench(parsed: argparse.Namespace) -> int:
+    from acceerl.bench import catalogue
+
+    catalogue.run(parsed.words[0], parsed.overrides)
+    return 0
+
+
+def _bench_help(words: list[str]) -> str:
+    """`acceerl bench NAME --help` is about that bench."""
+    from acceerl.bench import catalogue
+
+    if words and words[0] in catalogue.BENCHES:
+        return catalogue.help_text(words[0])
+    return "\n".join([command_help("bench"), "", "benches (each has a --help of its own):", *catalogue.overview()])
+
+
 _TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor")
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -241,6 +259,10 @@ COMMANDS: dict[str, Command] = {
     "data": Command(
         "look at HDF5 trajectories, or check them",
         _data, "acceerl data validate data/spatial", words=(("what", ("inspect", "validate")), ("path", ())), job=False,
+    ),
+    "bench": Command(
+        "how fast this machine runs: links, training, environments, weights, trajectories; JSON with json=PATH",
+        _bench, "acceerl bench links json=links.json", words=(("name", tuple(BENCHES)),), job=False, options=True,
     ),
     "report": Command(
         "one HTML page about a run", _report, "acceerl report runs/NAME", words=(("run", ()),), job=False,

@@ -16,11 +16,13 @@ from zipfile import BadZipFile
 
 import torch
 
+from acceerl.policies.mlp import MlpPolicy
 from acceerl.policies.tiny import TinyPolicy
 from acceerl.protocols import PolicySpec
 
 FORMAT = "acceerl-policy-1"
-KINDS: dict[str, type[TinyPolicy]] = {"tiny": TinyPolicy}
+Saved = TinyPolicy | MlpPolicy
+KINDS: dict[str, type[TinyPolicy] | type[MlpPolicy]] = {"tiny": TinyPolicy, "mlp": MlpPolicy}
 SHIPPED = Path(__file__).parent / "data"
 _FIX = {
     "cameras": "choose the env's cameras accordingly",
@@ -30,7 +32,7 @@ _FIX = {
 
 
 def save_policy(
-    path: str | os.PathLike[str], policy: TinyPolicy, extra: Mapping[str, Any] | None = None, half: bool = False
+    path: str | os.PathLike[str], policy: Saved, extra: Mapping[str, Any] | None = None, half: bool = False
 ) -> None:
     """Writes the policy beside `path` and renames it, so that a reader never sees half a file.
 
@@ -53,7 +55,7 @@ def save_policy(
 
 def load_policy(
     path: str | os.PathLike[str], spec: PolicySpec | None = None, **overrides: Any
-) -> tuple[TinyPolicy, dict[str, Any]]:
+) -> tuple[Saved, dict[str, Any]]:
     """Reads a policy and its `extra`. `overrides` replace constructor arguments (`precision`, `temperature`).
 
     Raises ValueError, naming the file and the fix, when the file is missing, broken, of another kind, or was

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from acceerl.policies import TinyPolicy
+from acceerl.policies import MlpPolicy, TinyPolicy
 from acceerl.protocols import Policy, PolicySpec
 from acceerl.types import ObservationBatch
 
 SPEC = PolicySpec(chunk=4, action_dim=7, bins=64, cameras=("front", "wrist"), image_size=(32, 32), proprio=5)
-POLICIES = {"tiny": lambda: TinyPolicy(SPEC, width=32, layers=2, channels=16, waves=16)}
+POLICIES = {
+    "tiny": lambda: TinyPolicy(SPEC, width=32, layers=2, channels=16, waves=16),
+    "mlp": lambda: MlpPolicy(SPEC, hidden=[16, 16]),
+}
 N = 3
 
 

@@ -57,7 +57,7 @@ def test_a_plugin_takes_new_arguments():
         ("learner.lrr=1", "unknown configuration key learner.lrr: did you mean learner.lr?"),
         ("lerner.lr=1", "unknown configuration key lerner.lr: did you mean learner?"),
         ("+foo=1", "unknown configuration key foo: choose from algo, channels"),
-        ("env=foo", "env=foo is not known: choose from gymnasium, latency, libero, tabletop"),
+        ("env=foo", "env=foo is not known: choose from gymnasium, latency, libero, skeleton, tabletop"),
         ("experiment=foo", "experiment=foo is not known: choose from "),
         ("env.foo=1", "unknown configuration key env.foo (to pass a new argument to the plug-in: +env.foo=...)"),
         ("schedule=never", "schedule=never is not known: choose from async, sync, sync_update"),

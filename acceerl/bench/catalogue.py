@@ -1,0 +1,64 @@
+"""The table of benches, and how one is run: words in, a table and JSON out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from acceerl.bench import options as options_of
+from acceerl.bench.result import Result
+
+# name -> what it measures; the module acceerl.bench.NAME has Options, FIGURES and run(options) -> Result
+BENCHES = {
+    "links": "round trips and throughput between rollouts and inference",
+    "train": "whole trainings: asynchronous against lock-step, large observations, a learner beside serving",
+    "env": "control steps a second of each environment, alone in one process",
+    "weights": "how fast new weights reach inference, and how long serving stops for them",
+    "store": "windows a second read from trajectories, against a plain robomimic-style file",
+}
+
+
+def load(name: str) -> ModuleType:
+    assert name in BENCHES
+    return importlib.import_module(f"acceerl.bench.{name}")
+
+
+def run(name: str, words: Sequence[str]) -> Result:
+    """Runs a bench, prints its table, and writes JSON with `json=PATH`. Raises ValueError for a wrong option."""
+    bench = load(name)
+    paths = [word.removeprefix("json=") for word in words if word.startswith("json=")]
+    chosen = options_of.parse(bench.Options, name, [word for word in words if not word.startswith("json=")])
+    path = _writable(paths[-1]) if paths else None
+    result: Result = bench.run(chosen)
+    print(result.text(bench.FIGURES), flush=True)
+    if path is not None:
+        result.write(path, name)
+    return result
+
+
+def help_text(name: str) -> str:
+    """The figures of a bench with one phrase each, and its options with their defaults."""
+    bench = load(name)
+    width = max(map(len, bench.FIGURES))
+    return "\n".join([
+        f"usage: acceerl bench {name} [KEY=VALUE ...] [json=PATH]", "", f"measures {BENCHES[name]}", "",
+        "options and their defaults (KEY=VALUE):", *options_of.describe(bench.Options),
+        "  json=PATH  writes rows and figures there, too", "",
+        "figures:", *[f"  {figure:<{width}}  {text}" for figure, text in bench.FIGURES.items()],
+    ])  # fmt: skip
+
+
+def overview() -> list[str]:
+    """One line a bench."""
+    width = max(map(len, BENCHES))
+    return [f"  {name:<{width}}  {what}" for name, what in BENCHES.items()]
+
+
+def _writable(text: str) -> Path:
+    """Refused before a bench of minutes, not after it."""
+    path = Path(text)
+    if not text or path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"json={text}: give a file in a folder that exists")
+    return path

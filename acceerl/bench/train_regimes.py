@@ -1,0 +1,49 @@
+"""The workloads of `acceerl bench train`, as overrides of `acceerl train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+REGIMES = ("constant", "tail", "cpu", "tail_k2", "skeleton", "learner")
+PROCESSES, MEAN_MS = 8, 5.0
+# At once: with environments this fast, waiting for a fuller batch costs more steps than batching gains.
+_SERVE_AT_ONCE = ("inference.max_wait_ms=0", "inference.max_batch=16")
+
+
+def latency(mode: str, envs: int = 1) -> list[str]:
+    """8 rollout processes whose steps take 5 ms in the mean, 4 numbers to see, a network of 2 x 64."""
+    return [
+        "env=latency", f"env.mode={mode}", f"env.mean_ms={MEAN_MS}", "env.camera=0",
+        "policy=mlp", "policy.hidden=[64,64]", f"rollout.processes={PROCESSES}", f"rollout.envs={envs}",
+        "learner.batch=512", "learner.micro_batch=512", *_SERVE_AT_ONCE,
+    ]  # fmt: skip
+
+
+def skeleton() -> list[str]:
+    """Large observations, a network of 39 million weights that are published after every update.
+
+    Batches are of whole episodes of 13 decisions, so 32 asked for are 39 trained, in micro-batches of at most 16. The
+    pace is the one that the peer keeps (23 trained for 31 collected).
+    """
+    return [
+        "env=skeleton", "policy=mlp", "policy.hidden=[256,256]", "policy.chunk=4",
+        "rollout.processes=2", "rollout.envs=1", "inference.max_wait_ms=2", "inference.credits=8",
+        "learner.batch=32", "learner.micro_batch=16", "learner.publish_every=1",
+        "replay.samples_per_insert=0.75", "replay.slack=128", "replay.capacity=64",
+    ]  # fmt: skip
+
+
+def learner_bound() -> list[str]:
+    """A learner that always has something to train on, beside rollouts that keep everyone else busy.
+
+    Small batches: many updates in a window, so that their number is known well, and the most that a learner publishes.
+    """
+    return [
+        "env=tabletop", "policy=tiny", "start=tabletop_spatial", "rollout.processes=2", "rollout.envs=4",
+        "inference.max_batch=8", "learner.batch=16", "learner.micro_batch=16",
+        "replay.samples_per_insert=1000", "replay.slack=1000000000", "replay.capacity=200",
+    ]  # fmt: skip
+
+
+def schedule(name: str) -> Sequence[str]:
+    return (f"schedule={name}",)
