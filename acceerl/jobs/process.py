@@ -67,7 +67,11 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     spec = read_spec(run)
     mpi_watchdog = Watchdog(config.deadlines.watchdog, f"{role}[{index}] MPI").start()
     endpoint = Endpoint(
-        registry, _links(role), _agreement(spec, config), mpi_watchdog.beat, silence_s=config.deadlines.heartbeat
+        registry,
+        links_of(config, role, index),
+        _agreement(spec, config),
+        mpi_watchdog.beat,
+        silence_s=config.deadlines.heartbeat,
     )
     meter = RunMeter(run.metrics(role, index), role, index)
     process = Process(run, config, spec, role, index, registry, endpoint, meter, stop, watchdog)
@@ -85,9 +89,14 @@ def _agreement(spec: EnvSpec, config: Config) -> dict[str, object]:
     return shapes | {"chunk": config.policy["chunk"], "action_dim": spec.action_dim}
 
 
-def _links(role: str) -> list[str]:
-    """The links of this version that the role takes part in; the world model's come with it."""
-    return [name for name in TRAINING_LINKS if role in LINKS[name].senders + LINKS[name].receivers]
+def links_of(config: Config, role: str, index: int) -> list[str]:
+    """The links of this version that a process takes part in; the world model's come with it.
+
+    The evaluators' inference has no end of `experience`: a learner that granted it credits would be taken for broken.
+    """
+    names = [name for name in TRAINING_LINKS if role in LINKS[name].senders + LINKS[name].receivers]
+    evaluates = role == "inference" and index >= config.inference.instances
+    return [name for name in names if not (evaluates and name == "experience")]
 
 
 def _listen(process: Process) -> None:

@@ -127,6 +127,18 @@ class Keeper:
         """The role's own process: the innermost one, below mpiexec and its proxy. 0 when it does not run."""
         return _family(child.popen.pid)[-1].pid if child.popen and psutil.pid_exists(child.popen.pid) else 0
 
+    def stopped(self, child: Child, pid: int) -> psutil.Process | None:
+        """The mpiexec or proxy around a role's own process `pid` that SIGSTOP has stopped.
+
+        It silences nobody, so no heartbeat tells; but it would never tell of its process' death either.
+        """
+        try:
+            above = psutil.Process(pid).parents()
+            around = [p for p in above if child.popen and (p.pid == child.popen.pid or p.ppid() == child.popen.pid)]
+            return next((p for p in around if p.status() == psutil.STATUS_STOPPED), None)
+        except psutil.NoSuchProcess:
+            return None
+
     def log(self, child: Child) -> Path:
         return self.run.log(self.attempt, *child.key)
 

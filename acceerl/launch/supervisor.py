@@ -25,6 +25,7 @@ from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 FAILED = 1
 TICK = 0.1  # seconds between two looks at the processes
 STATUS_EVERY = 2.0
+STOPPED_EVERY = 1.0  # seconds between two looks for processes that SIGSTOP has stopped
 SCALARS_EVERY = 10.0
 
 
@@ -61,7 +62,10 @@ class Supervisor:
         self.state, self.reason, self.error = "starting", "", ""
         self.code: int | None = None  # what the attempt will return, once that is known
         self.drain_until = float("inf")
-        self._due = {self._report: 0.0, self._write_scalars: time.monotonic() + SCALARS_EVERY}
+        self._stopped: dict[int, float] = {}  # process ids around roles, since when they are seen stopped
+        self._looked = self._awake = time.monotonic()  # when this loop last looked, and since when without a pause
+        self._due = {self._report: 0.0, self._replace_stopped: 0.0}
+        self._due[self._write_scalars] = time.monotonic() + SCALARS_EVERY
 
     def lead(self) -> int:
         self.state = "running"
@@ -126,7 +130,15 @@ class Supervisor:
         self._drain(FAILED, f"{exit.name} crashed again and again")
 
     def _replace_silent(self) -> None:
-        """Kills processes that the registry has not heard of for too long; their keeper starts them again."""
+        """Kills processes that the registry has not heard of for too long; their keeper starts them again.
+
+        After a pause of the supervisor itself (SIGSTOP, a suspended machine) the life signs wait unread: all clocks
+        begin again.
+        """
+        now = time.monotonic()
+        if now - self._looked > self.config.deadlines.heartbeat / 2:
+            self._awake = now
+        self._looked = now
         records = self.registry.processes()
         for child in self.keeper.running:
             silent, limit = self._silence(child, records.get(child.key))
@@ -139,8 +151,23 @@ class Supervisor:
         """Seconds since a life sign, and how many are allowed: loading libraries comes before the first one."""
         deadlines, now = self.config.deadlines, time.monotonic()
         if record is None or record.last_heard < child.started:
-            return now - child.started, deadlines.connect + deadlines.heartbeat
-        return now - record.last_heard, deadlines.heartbeat
+            return now - max(child.started, self._awake), deadlines.connect + deadlines.heartbeat
+        return now - max(record.last_heard, self._awake), deadlines.heartbeat
+
+    def _replace_stopped(self) -> None:
+        """Kills processes whose mpiexec or proxy has been stopped for longer than deadlines.heartbeat."""
+        limit, now, before, self._stopped = self.config.deadlines.heartbeat, time.monotonic(), self._stopped, {}
+        records = self.registry.processes()
+        for child in self.keeper.running:
+            record = records.get(child.key)
+            frozen = self.keeper.stopped(child, record.pid) if record else None
+            if frozen is None:
+                continue
+            since = self._stopped[frozen.pid] = before.get(frozen.pid, now)
+            if now - since > limit:
+                _say(f"{frozen.name()} (process {frozen.pid}) around {child.name} has been stopped for "
+                     f"{now - since:.0f} s: killing both (deadlines.heartbeat)")  # fmt: skip
+                self.keeper.kill(child)
 
     def _end_stragglers(self) -> None:
         names = ", ".join(c.name for c in self.keeper.running)
@@ -148,9 +175,10 @@ class Supervisor:
         self.keeper.kill_all()
 
     def _now_and_then(self) -> None:
-        for task, due in self._due.items():
-            if time.monotonic() >= due:
-                self._due[task] = time.monotonic() + (SCALARS_EVERY if task == self._write_scalars else STATUS_EVERY)
+        every = {self._report: STATUS_EVERY, self._replace_stopped: STOPPED_EVERY, self._write_scalars: SCALARS_EVERY}
+        for task, seconds in every.items():
+            if time.monotonic() >= self._due[task]:
+                self._due[task] = time.monotonic() + seconds
                 task()
 
     def _report(self) -> None:

@@ -136,3 +136,39 @@ def test_a_sigkill_of_any_process_is_survived(make_run):
     os.kill(lead.pid, signal.SIGTERM)
     assert lead.wait(15) == STOPPED
     assert "Killed (signal 9)" in run.log(1, "rollout", 0).read_text()
+
+
+def around(run: Run, role: str) -> list[psutil.Process]:
+    """mpiexec's proxy and mpiexec around a role's process 0."""
+    [pid] = [p["pid"] for p in run.status()["processes"] if (p["role"], p["index"]) == (role, 0)]
+    return psutil.Process(pid).parents()[:2]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_stopped_mpiexec_or_proxy_is_named_and_replaced_with_its_process(make_run, capfd, which):
+    run = make_run({"deadlines": {"drain": 3.0, "heartbeat": 2.0, "connect": 5.0}})
+    lead = start_lead(run)
+    family = around(run, "rollout")
+    family[which].suspend()
+    wait_for(lambda: any(p["restarts"] and p["pid"] for p in run.status()["processes"]), 20, "the replacement")
+    assert not any(p.is_running() and p.status() != "zombie" for p in family)
+    os.kill(lead.pid, signal.SIGTERM)
+    assert lead.wait(15) == STOPPED
+    said = capfd.readouterr().err
+    assert f"(process {family[which].pid}) around rollout[0] has been stopped for 2 s: killing both" in said
+
+
+@pytest.mark.mpi
+def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_it(make_run, capfd):
+    run = make_run({"deadlines": {"drain": 3.0, "heartbeat": 2.0, "connect": 5.0}})
+    lead = start_lead(run)
+    os.kill(lead.pid, signal.SIGSTOP)
+    time.sleep(4)  # twice as long as anyone may be silent
+    os.kill(lead.pid, signal.SIGCONT)
+    before = run.status()["supervisor"]["time"]
+    wait_for(lambda: run.status()["supervisor"]["time"] > before + 3, 20, "the supervisor to look again for a while")
+    os.kill(lead.pid, signal.SIGTERM)
+    assert lead.wait(15) == STOPPED
+    assert not any(p["restarts"] for p in run.status()["processes"])
+    assert "life sign" not in capfd.readouterr().err
