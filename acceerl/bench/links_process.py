@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from acceerl.bench.peers import accept, connect, leave
-from acceerl.channels.mpi import Endpoint
+from acceerl.channels.mpi import Endpoint, epolls
 from acceerl.channels.pumping import Idle
 from acceerl.runtime.registry_client import RegistryClient
 from acceerl.runtime.stop import Watchdog, die_with_keeper
@@ -86,7 +86,7 @@ class RawEnd:
         self.comm, self.buffer = comm, np.empty(size, np.uint8)
         self.sending: Any = None
         self.coming: Any = None
-        self.idle = Idle()
+        self.idle = Idle(sorted(epolls()))
 
     def send(self, buffer: np.ndarray) -> None:
         if self.sending is not None:
@@ -106,7 +106,7 @@ class RawEnd:
                 self.sending = None
             if (left := deadline - time.monotonic()) <= 0:
                 return False
-            self.idle.rest(False, left, moving=self.sending is not None or self.coming is not None)
+            self.idle.rest(False, left)
 
 
 def _measure(registry: RegistryClient, options: Options, ask: Callable[[], None]) -> None:

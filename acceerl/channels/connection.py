@@ -121,10 +121,6 @@ class Connection:
         return done
 
     @property
-    def moving(self) -> bool:
-        return bool(self.flying or self.coming)
-
-    @property
     def idle(self) -> bool:
         return not (self.waiting or self.flying)
 

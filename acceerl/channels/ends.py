@@ -15,7 +15,6 @@ import numpy as np
 
 from acceerl.channels.connection import Connection
 from acceerl.channels.links import LINKS, Ack, Link, LinkTimeout, Peer, PeerLost
-from acceerl.channels.pumping import Idle
 from acceerl.channels.wire import decode, encode
 from acceerl.types import Act, Observed, Segment
 
@@ -38,7 +37,6 @@ class MpiRequests:
         self.grief: PeerLost | None = None
         self.since: float | None = None  # last sign of life while something was in flight, across servers
         self.heard = 0.0  # last sign of life of this server
-        self.idle = Idle()
         endpoint.handlers[ACT.tag] = self._on_act
         endpoint.on_open.append(self._on_open)
         endpoint.on_lost.append(self._on_lost)
@@ -60,7 +58,6 @@ class MpiRequests:
         if not self.slots:
             self.heard = now
         self.slots.add(observed.slot)
-        self.idle.quiet = 0
         self.outbox.append(encode(observed, OBSERVE.tag))
         self._flush()
 
@@ -82,7 +79,7 @@ class MpiRequests:
             left = deadline - time.monotonic()
             if acts or left <= 0:
                 return acts
-            self.idle.rest(False, left, self.endpoint.moving)
+            self.endpoint.idle.rest(False, left)
 
     def pump(self) -> None:
         self.endpoint.pump()
@@ -159,14 +156,11 @@ class MpiServing:
         self.endpoint = endpoint
         self.inbox: deque[tuple[Peer, Observed]] = deque()
         self.vanished: list[Peer] = []
-        self.idle = Idle()
         endpoint.handlers[OBSERVE.tag] = self._on_observe
         endpoint.on_lost.append(self._on_lost)
 
     def poll(self) -> list[tuple[Peer, Observed]]:
-        busy = self.endpoint.pump()
-        if busy:
-            self.idle.quiet = 0
+        self.endpoint.pump()
         asked = [entry for entry in self.inbox if entry[0] not in self.vanished]
         self.inbox = deque(entry for entry in self.inbox if entry[0] in self.vanished)
         return asked
@@ -178,7 +172,7 @@ class MpiServing:
             left = deadline - time.monotonic()
             if asked or left <= 0:
                 return asked
-            self.idle.rest(False, left, self.endpoint.moving)
+            self.endpoint.idle.rest(False, left)
 
     def reply(self, peer: Peer, act: Act) -> None:
         connection = self.endpoint.connection(peer.role, peer.index)

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,7 +30,7 @@ from acceerl.channels.control import ControlPlane, Heard
 from acceerl.channels.links import LINKS, Peer
 from acceerl.channels.mailbox import Mailbox
 from acceerl.channels.meeting import Key, Meetings, is_eagain
-from acceerl.channels.pumping import Pumper
+from acceerl.channels.pumping import Idle, Pumper
 from acceerl.channels.weights import MpiPublisher, MpiReader
 from acceerl.channels.wire import NOTICE_TAG, Hello, WireError, mismatch, read_notice, tag_of
 
@@ -82,7 +83,9 @@ class Endpoint:
         silence_s: float = 60.0,
     ) -> None:
         self.registry, self.beat, self.silence_s = registry, beat, silence_s
+        before = epolls()
         self.mpi = load_mpi()
+        self.idle = Idle(sorted(epolls() - before))  # for ends that wait
         role, index = registry.role, registry.index
         serves = any(LINKS[link].server == role for link in links)
         self.mailbox = Mailbox(self.mpi)
@@ -97,7 +100,6 @@ class Endpoint:
         self.on_open: list[Callable[[Connection], None]] = []
         self.on_lost: list[Callable[[Connection, str], None]] = []
         self.tickers: list[Callable[[], bool]] = []
-        self.moving = False  # a large message of some connection has begun and not ended
         self.failure: BaseException | None = None
         self._remains: list[tuple[Any, np.ndarray]] = []
         self._pumper: Pumper | None = None
@@ -132,7 +134,7 @@ class Endpoint:
 
     def start_pumper(self) -> Pumper:
         """Moves all MPI calls to a thread of its own, for roles that compute (learner, world_model, dreamer)."""
-        self._pumper = Pumper(self._pump, lambda: self.moving, self._fail)
+        self._pumper = Pumper(self._pump, self.idle.descriptors, self._fail)
         return self._pumper.start()
 
     def pump(self) -> bool:
@@ -176,7 +178,9 @@ class Endpoint:
     def post(self, connection: Connection, tag: int, buffer: np.ndarray, bare: bool = False) -> Sending:
         """Queues a message and, in the pumping thread, hands it to MPI at once."""
         sending = connection.post(tag, buffer, bare)
-        if self._pumper is None and connection.alive:
+        if self._pumper is not None:
+            self._pumper.ring()
+        elif connection.alive:
             self._guard(connection, connection.push)
         return sending
 
@@ -191,12 +195,12 @@ class Endpoint:
         for connection, buffer in self.mailbox.collect():
             busy = True
             self._take(connection, buffer)
-        self.moving = False
         for connection in list(self.connections):
             busy |= self._progress(connection)
-            self.moving |= connection.moving
         for tick in self.tickers:
             busy |= tick()
+        if busy:
+            self.idle.quiet = self.idle.alarms = 0
         return busy
 
     def _hear(self) -> bool:
@@ -323,6 +327,19 @@ class Endpoint:
             return bool(request.Test())
         except self.mpi.Exception:
             return True
+
+
+def epolls() -> set[int]:
+    """Descriptors of this process that watch others: libfabric's is among those that MPI's start adds."""
+    found = {int(entry.name): entry for entry in Path("/proc/self/fd").iterdir()}
+    return {number for number, entry in found.items() if _target(entry) == "anon_inode:[eventpoll]"}
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:  # closed meanwhile: the listing itself had one open
+        return ""
 
 
 def _is(peer: Peer | None, role: str, index: int) -> bool:

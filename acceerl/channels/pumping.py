@@ -1,20 +1,29 @@
-"""When a loop sleeps while it waits for messages, and the one thread that pumps for roles that compute."""
+"""How a loop sleeps while it waits for messages, and the one thread that pumps for roles that compute.
+
+libfabric watches its sockets with an epoll descriptor, and such a descriptor can itself be waited for: so a process
+sleeps until the network has something for its MPI, instead of looking again and again. Where there is none (another
+MPI), it looks at growing intervals.
+"""
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-SPINS = 4  # looks without sleeping after the last message; yielding instead costs a whole time slice when busy
-MOVING_SPINS = 100  # the same while a message is half-way: a large one takes several looks at both ends
+SPINS = 2  # looks without sleeping after the last message: MPI may have read what only its next look shows
 STEP = 20  # sleeps of one length before the next length
-SHORTEST_S, LONGEST_S = 50e-6, 2e-3  # measured: 50 us costs 22 % of a core, 2 ms less than 3 %
+SHORTEST_S, LONGEST_S = 50e-6, 2e-3  # of blind sleeps; measured: 50 us costs 22 % of a core, 2 ms less than 3 %
+ASLEEP_S = 10e-3  # longest wait on descriptors: news from the registry ring no bell
+FALSE_ALARMS = 50  # wakes in a row without a message, after which the descriptors are not believed until the next one
 
 
 class Idle:
-    """Adaptive sleep: eager just after a message, cheap when nothing happens.
+    """Sleeps until one of `descriptors` is readable, or adaptively without any: short just after a message.
 
     >>> idle = Idle()
     >>> idle.rest(busy=True)
@@ -22,16 +31,22 @@ class Idle:
     0
     """
 
-    def __init__(self) -> None:
-        self.quiet = 0
+    def __init__(self, descriptors: Sequence[int] = ()) -> None:
+        self.descriptors = list(descriptors)
+        self.quiet = self.alarms = 0
 
-    def rest(self, busy: bool, at_most_s: float = LONGEST_S, moving: bool = False) -> None:
-        """`busy`: something happened just now; `moving`: a message has begun and not ended."""
+    def rest(self, busy: bool, at_most_s: float = ASLEEP_S) -> None:
+        """`busy`: something happened just now."""
         if busy:
-            self.quiet = 0
+            self.quiet = self.alarms = 0
             return
         self.quiet += 1
-        if self.quiet > (MOVING_SPINS if moving else SPINS):
+        if self.quiet <= SPINS:
+            return
+        if self.descriptors and self.alarms < FALSE_ALARMS:
+            woken = select.select(self.descriptors, [], [], max(0.0, min(ASLEEP_S, at_most_s)))[0]
+            self.alarms = self.alarms + 1 if woken else 0
+        else:
             time.sleep(max(0.0, min(self._length(), at_most_s)))
 
     def _length(self) -> float:
@@ -46,9 +61,11 @@ class Pumper:
     """
 
     def __init__(
-        self, pump: Callable[[], bool], moving: Callable[[], bool], fail: Callable[[BaseException], None]
+        self, pump: Callable[[], bool], descriptors: Sequence[int], fail: Callable[[BaseException], None]
     ) -> None:
-        self._pump, self._moving, self._fail = pump, moving, fail
+        self._pump, self._fail = pump, fail
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._idle = Idle([*descriptors, self._bell] if descriptors else [])
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mpi", daemon=True)
 
@@ -68,10 +85,16 @@ class Pumper:
         if self._thread.is_alive():
             raise TimeoutError(f"waited {timeout_s:.0f} s for the MPI thread to end")
 
+    def ring(self) -> None:
+        """Another thread has queued something to send."""
+        if threading.get_ident() != self._thread.ident:
+            os.eventfd_write(self._bell, 1)
+
     def _run(self) -> None:
-        idle = Idle()
         try:
             while not self._closing.is_set():
-                idle.rest(self._pump(), moving=self._moving())
+                with suppress(BlockingIOError):  # nobody rang
+                    os.eventfd_read(self._bell)
+                self._idle.rest(self._pump())
         except Exception as error:  # noqa: BLE001  (not lost: the role's thread raises it)
             self._fail(error)

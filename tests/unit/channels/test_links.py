@@ -28,7 +28,7 @@ class FakeEndpoint:
     """Whom the end wants to reach, and what it sent."""
 
     def __init__(self, silence_s=60.0):
-        self.me, self.silence_s, self.moving = Peer("rollout", 17, 1), silence_s, False
+        self.me, self.silence_s, self.idle = Peer("rollout", 17, 1), silence_s, Idle()
         self.handlers, self.on_open, self.on_lost = {}, [], []
         self.dials, self.connections, self.posted = [], {}, []
 
