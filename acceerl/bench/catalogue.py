@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from acceerl.bench import options as options_of
 from acceerl.bench.result import Result
+from acceerl.runtime.stop import STOPPED
 
 # name -> what it measures; the module acceerl.bench.NAME has Options, FIGURES and run(options) -> Result
 BENCHES = {
@@ -31,6 +34,7 @@ def run(name: str, words: Sequence[str]) -> Result:
     paths = [word.removeprefix("json=") for word in words if word.startswith("json=")]
     chosen = options_of.parse(bench.Options, name, [word for word in words if not word.startswith("json=")])
     path = _writable(paths[-1]) if paths else None
+    signal.signal(signal.SIGTERM, _leave)
     result: Result = bench.run(chosen)
     print(result.text(bench.FIGURES), flush=True)
     if path is not None:
@@ -54,6 +58,11 @@ def overview() -> list[str]:
     """One line a bench."""
     width = max(map(len, BENCHES))
     return [f"  {name:<{width}}  {what}" for name, what in BENCHES.items()]
+
+
+def _leave(*_: object) -> NoReturn:
+    """Ended by SIGTERM, a bench still ends its processes and removes its files, which may be gigabytes."""
+    raise SystemExit(STOPPED)
 
 
 def _writable(text: str) -> Path:
