@@ -40,7 +40,7 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trian"], "unknown command trian: choose from train, evaluate, collect, pretrain, data, report"),
+        (["trian"], "unknown command trian: choose from train, evaluate, collect, pretrain, data, report, watch"),
         (["train", "fast"], "fast is no override: write KEY=VALUE"),
         (["train", "--fast"], "unrecognized arguments: --fast"),
         (["train", "env=foo"], "env=foo is not known: choose from gymnasium, latency, libero, tabletop"),
