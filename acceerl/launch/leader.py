@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -139,7 +140,10 @@ class SignsOfLife:
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_S):
-            self._write()
+            try:
+                self._write()
+            except OSError as error:  # a full disk or a file server's hiccup: the next one may do
+                print(f"acceerl: {self.run.status_file} was not renewed: {error}", file=sys.stderr, flush=True)
 
     def _write(self) -> None:
         self.run.write_status({**self.status, "supervisor": whoami()})

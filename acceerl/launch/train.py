@@ -16,6 +16,7 @@ from acceerl.channels.links import LINKS
 from acceerl.config import Config
 from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
+from acceerl.launch.keeper import find_mpiexec
 from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import supervise
@@ -50,6 +51,8 @@ def train(config: Config, resumed: Run | None = None) -> int:
     """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
     placement.rows(config)  # refuse what cannot work before anything is made
     trackers.check(config)
+    if config.channels == "mpi":
+        find_mpiexec()
     run = resumed or Run.create(config)
     with sole_leader(run), run.given_back_unless_begun():
         return _lead(config, open_run(config, run))

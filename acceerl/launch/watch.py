@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,6 +24,16 @@ COLOURS = {"running": "green", "done": "green", "starting": "yellow", "scoring":
 UNITS = {"env_steps": "steps", "decisions": "dec.", "updates": "upd."}
 RIGHT = ("pid", "per second", "rate/s", "restarts", "rst", "MB", "heard")
 SHRINK = ("host", "waits for")
+LEAST_WIDTH = {
+    "process": 12,
+    "state": 10,
+    "pid": 7,
+    "rate/s": 11,
+    "per second": 11,
+    "waits for": 14,
+    "MB": 5,
+    "heard": 5,
+}
 Cell = Callable[[dict[str, Any], dict[str, Any]], str | Text]  # of a process' row and the whole status
 SHORTEST_S = 0.1  # between two looks
 PIPE_WIDTH = 120  # columns of a table that goes into a file
@@ -126,7 +136,8 @@ def _table(status: dict[str, Any], screen: Console) -> Table:
         box=None, pad_edge=False, collapse_padding=True, header_style="bold dim", padding=(0, 2 if wide else 1)
     )
     for name, _ in columns:
-        table.add_column(name, justify="right" if name in RIGHT else "left", no_wrap=name not in SHRINK)
+        justify: Literal["left", "right"] = "right" if name in RIGHT else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in SHRINK, min_width=LEAST_WIDTH.get(name))
     lost = state_of(status) == "lost"  # nobody knows how its processes are
     for row in rows:
         row = {**row, "state": "lost", "pid": 0} if lost and row["state"] != "ended" else row
