@@ -20,6 +20,19 @@ def test_help_names_every_command_and_each_explains_itself(capsys):
         assert command.example in capsys.readouterr().out
 
 
+def test_help_tells_every_exit_code_and_the_options_of_a_command(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    for code in ("0 done", "75 asked to stop", "2 wrong input", "130 interrupted", "1 crash"):
+        assert code in out
+    main(["watch", "--help"])
+    out = capsys.readouterr().out
+    assert "usage: acceerl watch RUN [KEY=VALUE ...]" in out
+    assert "every=2      seconds between two looks" in out
+    main(["ps", "--help"])
+    assert "usage: acceerl ps [RUNS] [KEY=VALUE ...]" in capsys.readouterr().out
+
+
 def test_train_help_lists_groups_and_keys_with_defaults(capsys):
     main(["train", "-h"])
     out = capsys.readouterr().out
@@ -52,6 +65,12 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
         (["data", "inspect"], "acceerl data: give PATH"),
         (["data", "inspect", "/nowhere.hdf5"], "/nowhere.hdf5: no such file or folder"),
         (["report", "/nowhere"], "/nowhere is no run directory"),
+        (["watch"], "acceerl watch: give RUN (see acceerl watch --help)"),
+        (["watch", "/nowhere"], "/nowhere is no run directory"),
+        (["ps", "a", "b"], "acceerl ps takes no further words, got b (its keys: runs)"),
+        (["ps", "/nowhere"], "/nowhere is no folder"),
+        (["stop", "/nowhere"], "/nowhere is no run directory"),
+        (["doctor", "now"], "acceerl doctor takes no further words, got now (its keys: runs, json)"),
         (["report", "a", "b"], "acceerl report takes no further words, got b"),
     ],
 )
