@@ -46,7 +46,7 @@ class Check:
 _MACHINE, _STACK = "acceerl.launch.doctor_machine", "acceerl.launch.doctor_stack"
 CHECKS = (
     Check("python", "everything", f"{_STACK}:python", advice="pip install acceerl into a fresh environment"),
-    Check("torch", "policies", f"{_STACK}:torch", 40.0, "reinstall torch: README, Install, CPU torch"),
+    Check("torch", "policies", f"{_STACK}:torch", 50.0, "reinstall torch: README, Install, CPU torch"),
     Check("gl", "tabletop, libero", f"{_STACK}:gl", 30.0, "try the other of MUJOCO_GL=osmesa and MUJOCO_GL=egl"),
     Check("egl", "", f"{_STACK}:egl", 20.0, "use MUJOCO_GL=osmesa on this machine"),
     Check("mpi", "channels=mpi", f"{_STACK}:mpi", 30.0, "README, Install, The site's MPI"),
@@ -107,9 +107,19 @@ def _examine(check: Check, runs: Path) -> Finding:
     except (IndexError, ValueError, TypeError):
         level: Level = "FAIL" if check.needed_for else "warn"
         last = (err.strip().splitlines() or ["no word"])[-1][:300]
-        what = f"no answer within {check.deadline_s:.0f} s" if code is None else f"ended with code {code} ({last})"
+        what = (
+            f"no answer within {check.deadline_s:.0f} s{_busy()}"
+            if code is None
+            else f"ended with code {code} ({last})"
+        )
         return Finding(level, f"{what}: {check.advice or 'please report this'}")
     return found if check.needed_for or found.level != "FAIL" else Finding("warn", found.text)
+
+
+def _busy() -> str:
+    """On a machine that others keep busy, a missed deadline says little."""
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    return f" (load {load:.0f} on {cores} cores: try again when it is quieter)" if load > 2 * cores else ""
 
 
 def _run_alone(check: Check, runs: Path) -> tuple[int | None, str, str]:

@@ -52,11 +52,18 @@ def test_findings_come_in_the_order_of_the_table(check, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_hanging_check_is_ended_with_its_children_and_named(check, tmp_path):
+def test_a_hanging_check_is_ended_with_its_children_and_named(check, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0.5, 0.5))
     (finding,) = found([check("hangs", seconds=3.0)], tmp_path)
     assert finding == Finding("FAIL", "no answer within 3 s: see a real one")
     for pid in map(int, (tmp_path / "pids").read_text().split()):
         assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_missed_deadline_on_a_busy_machine_says_so(check, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (900.0, 1.0, 1.0))
+    (finding,) = found([check("hangs", seconds=1.0)], tmp_path)
+    assert "no answer within 1 s (load 900 on " in finding.text
 
 
 def test_a_crash_is_a_finding_with_its_last_words(check, tmp_path):
