@@ -106,6 +106,15 @@ class Supervisor:
 
 
 @dataclass(frozen=True)
+class Tracking:
+    """Where `tracker=wandb` and `tracker=mlflow` write; empty: what the package's own environment variables say."""
+
+    project: str = "acceerl"  # wandb's project, MLflow's experiment
+    entity: str = ""  # wandb's user or team
+    uri: str = ""  # of the server; MLflow also takes a folder: file:///path
+
+
+@dataclass(frozen=True)
 class Collect:
     by: Literal["expert", "policy"] = "expert"
     expert: Plugin = field(default_factory=dict)  # the env's scripted expert, called with the env
@@ -150,6 +159,7 @@ class Config:
     channels: Literal["mpi", "inline"] = "mpi"
     launch: Literal["local"] = "local"
     placement: Literal["laptop"] = "laptop"
+    tracker: Literal["none", "wandb", "mlflow"] = "none"  # beside TensorBoard, which is always written
     env: Plugin = field(default_factory=dict)
     policy: Plugin = field(default_factory=dict)
     algo: Algo = field(default_factory=Algo)
@@ -160,6 +170,7 @@ class Config:
     evaluator: Evaluator = field(default_factory=Evaluator)
     deadlines: Deadlines = field(default_factory=Deadlines)
     supervisor: Supervisor = field(default_factory=Supervisor)
+    tracking: Tracking = field(default_factory=Tracking)
     collect: Collect = field(default_factory=Collect)
     pretrain: Pretrain = field(default_factory=Pretrain)
 
@@ -174,6 +185,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_numbers(config)
     _check_schedule(config)
     _check_replay(config)
+    _check_tracking(config)
     return config
 
 
@@ -276,6 +288,17 @@ def _check_replay(config: Config) -> None:
 def _check_schedule(config: Config) -> None:
     if config.schedule != "async" and config.replay.samples_per_insert != 1:
         raise ValueError(f"schedule={config.schedule} trains on each decision once: set replay.samples_per_insert=1")
+
+
+def _check_tracking(config: Config) -> None:
+    if config.tracker != "none" and config.channels == "inline":
+        raise ValueError(
+            f"tracker={config.tracker} is the supervisor's, and channels=inline has none: use channels=mpi"
+        )
+    if config.tracker != "none" and not config.tracking.project:
+        raise ValueError("tracking.project must not be empty")
+    if config.tracker == "mlflow" and config.tracking.entity:
+        raise ValueError("tracking.entity is wandb's: leave it out with tracker=mlflow")
 
 
 def look_up(config: Any, key: str) -> Any:

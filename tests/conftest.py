@@ -1,4 +1,4 @@
-"""What every test run shares: tests that start processes run alone, and LIBERO's are left out where it is missing."""
+"""What every test run shares: tests that start processes run alone, and those of what is not installed are left out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,15 @@ def libero_missing() -> str:
     return "" if assets and Path(assets).is_dir() else "no assets (set ACCEERL_LIBERO_ASSETS to their folder)"
 
 
+def tracker_missing(item: pytest.Item) -> bool:
+    """Is it the test of a tracker whose package is not installed? Doubles stand in for it elsewhere."""
+    mark = item.get_closest_marker("tracker")
+    return mark is not None and find_spec(mark.args[0]) is None
+
+
 def pytest_report_header() -> str:
-    return f"libero: {libero_missing() or 'on'}"
+    trackers = ", ".join(name for name in ("wandb", "mlflow") if find_spec(name)) or "none installed, doubles only"
+    return f"libero: {libero_missing() or 'on'}; trackers: {trackers}"
 
 
 def pytest_unconfigure() -> None:
@@ -40,8 +47,9 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if libero_missing():
-        left_out = [item for item in items if item.get_closest_marker("libero")]
+    no_libero = bool(libero_missing())
+    left_out = [i for i in items if tracker_missing(i) or (no_libero and i.get_closest_marker("libero"))]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 

@@ -48,6 +48,8 @@ DOORS = {
     "submitit": "launch/*",
     "hydra": "launch/*",
     "omegaconf": "launch/*",
+    "wandb": "runtime/trackers.py",
+    "mlflow": "runtime/trackers.py",
 }
 
 # The left rooms compute. They talk to no process and no network, and write no file; reading is for policies and

@@ -126,12 +126,20 @@ def _leave_hard(process: Process) -> None:
 
 def _heartbeats(process: Process) -> None:
     while not process.stop.wait(1.0):
-        process.registry.heartbeat(process.meter.snapshot())
+        _beat(process)
         if process.registry.refused:  # a newer life of it runs: leaving with "asked to stop" would drain that one
             log.error("the registry refused %s[%d]: %s", process.role, process.index, process.registry.refused)
             os._exit(1)
         if process.registry.disconnected_s > ORPHANED_S:
             process.stop.set("the supervisor is gone")
+
+
+def _beat(process: Process) -> None:
+    """A report that cannot be made must not end this thread: without it nobody would notice a lost supervisor."""
+    try:
+        process.registry.heartbeat(process.meter.snapshot())
+    except Exception:
+        log.exception("%s[%d] could not report its counters", process.role, process.index)
 
 
 if __name__ == "__main__":

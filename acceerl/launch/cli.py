@@ -25,15 +25,20 @@ USER_ERROR, CRASH, INTERRUPTED = 2, 1, 130
 
 @dataclass(frozen=True)
 class Command:
-    """`keys`: the groups of the schema that its help lists; `words`: positional words before the overrides."""
+    """`keys`: the groups of the schema that its help lists; `words`: positional words before the overrides.
+
+    A command that is no job takes `options` (KEY=VALUE) in place of overrides.
+    """
 
     help: str
     handler: Callable[[argparse.Namespace], int]
     example: str
     keys: tuple[str, ...] = ()
     words: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (name, choices; none: anything)
-    job: bool = True  # takes overrides of the configuration
-    options: bool = False  # takes KEY=VALUE words of its own
+    job: bool = True  # takes overrides
+    options: tuple[tuple[str, str, str], ...] = ()  # (key, default, meaning)
+    optional: bool = False  # its words may be left out
+    own_keys: bool = False  # parses its KEY=VALUE words itself
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +85,8 @@ def overview() -> str:
         "usage: acceerl COMMAND [KEY=VALUE ...]      acceerl COMMAND --help shows the keys of a command", "",
         acceerl.__doc__ or "", "", *lines, "",
         "examples:", *[f"  {command.example}" for command in COMMANDS.values()], "",
-        "exit codes: 0 done, 75 asked to stop (resume=RUN continues), 2 wrong input, 1 crash",
+        "exit codes: 0 done, 75 asked to stop (resume=RUN continues), 2 wrong input, 130 interrupted (Ctrl-C),",
+        "1 crash; and what was checked is not in order (data validate, doctor: their findings go to stdout)",
         "ACCEERL_TRACEBACK=1 shows where a wrong input was found",
     ])  # fmt: skip
 
@@ -89,16 +95,21 @@ def command_help(name: str) -> str:
     """Usage, groups with their choices, and every key with its default."""
     command = COMMANDS[name]
     words = "".join(f" {'|'.join(choices) or word.upper()}" for word, choices in command.words)
+    words = f" [{words.strip()}]" if command.optional else words
     lines = [f"usage: acceerl {name}{words}{_flags(name)}", "", command.help, "", f"example: {command.example}"]
     if command.job:
         lines += ["", "groups (GROUP=CHOICE):", *_group_lines(), "", "keys and their defaults (KEY=VALUE):"]
         lines += _key_lines(command.keys)
+    if command.options:
+        lines += ["", "keys and their defaults (KEY=VALUE):"]
+        lines += [f"  {f'{key}={default}':<12} {meaning}" for key, default, meaning in command.options]
     return "\n".join(lines)
 
 
 def _flags(name: str) -> str:
     if not COMMANDS[name].job:
-        return " [KEY=VALUE ...] [json=PATH]" if COMMANDS[name].options else ""
+        own = " [KEY=VALUE ...]" if COMMANDS[name].options else ""
+        return " [KEY=VALUE ...] [json=PATH]" if COMMANDS[name].own_keys else own
     return " [KEY=VALUE ...] [--dry-run]" + (" [-m]" if name == "train" else "")
 
 
@@ -140,8 +151,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _check_words(name: str, parsed: argparse.Namespace) -> None:
-    """Splits positional words from overrides and refuses what the command does not take."""
-    expected = COMMANDS[name].words
+    """Splits positional words from overrides or options and refuses what the command does not take."""
+    command = COMMANDS[name]
+    parsed.options = {key: default for key, default, _ in command.options}
+    parsed.words = [word for word in parsed.words if not _took_option(word, parsed.options)]
+    expected = command.words[: len(parsed.words)] if command.optional else command.words
     parsed.command, parsed.overrides = name, parsed.words[len(expected) :]
     parsed.words = parsed.words[: len(expected)]
     for i, (word, choices) in enumerate(expected):
@@ -150,10 +164,19 @@ def _check_words(name: str, parsed: argparse.Namespace) -> None:
             wanted = ", ".join(choices) if choices else word.upper()
             raise ValueError(f"acceerl {name}: {given or 'a word is missing'}: give {word} as one of {wanted}"
                              if choices else f"acceerl {name}: give {wanted} (see acceerl {name} --help)")  # fmt: skip
-    if parsed.overrides and not (COMMANDS[name].job or COMMANDS[name].options):
-        raise ValueError(f"acceerl {name} takes no further words, got {' '.join(parsed.overrides)}")
+    if parsed.overrides and not (command.job or command.own_keys):
+        keys = f" (its keys: {', '.join(parsed.options)})" if parsed.options else ""
+        raise ValueError(f"acceerl {name} takes no further words, got {' '.join(parsed.overrides)}{keys}")
     if parsed.overrides and "=" not in (first := parsed.overrides[0]) and not first.startswith("~"):
         raise ValueError(f"{first} is no override: write KEY=VALUE (see acceerl {name} --help)")
+
+
+def _took_option(word: str, options: dict[str, str]) -> bool:
+    key, equals, value = word.partition("=")
+    if not equals or key not in options:
+        return False
+    options[key] = value
+    return True
 
 
 def _one_line(error: BaseException) -> int:
@@ -215,6 +238,12 @@ def _report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _beside(parsed: argparse.Namespace) -> int:
+    """Commands that look at runs and machines from outside: `acceerl.launch.NAME:command(words, options)`."""
+    command: Callable[..., int] = importlib.import_module(f"acceerl.launch.{parsed.command}").command
+    return command(parsed.words, parsed.options)
+
+
 def _data(parsed: argparse.Namespace) -> int:
     from acceerl.launch import data
 
@@ -237,7 +266,7 @@ def _bench_help(words: list[str]) -> str:
     return "\n".join([command_help("bench"), "", "benches (each has a --help of its own):", *catalogue.overview()])
 
 
-_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor")
+_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking")
 COMMANDS: dict[str, Command] = {
     "train": Command(
         "reinforcement learning: rollouts, inference and learner as processes of this machine",
@@ -257,14 +286,32 @@ COMMANDS: dict[str, Command] = {
         words=(("what", ("policy", "world_model")),),
     ),
     "data": Command(
-        "look at HDF5 trajectories, or check them",
+        "look at HDF5 trajectories, or check them (findings on stdout; exit code 1 when there are any)",
         _data, "acceerl data validate data/spatial", words=(("what", ("inspect", "validate")), ("path", ())), job=False,
     ),
     "bench": Command(
         "how fast this machine runs: links, training, environments, weights, trajectories; JSON with json=PATH",
-        _bench, "acceerl bench links json=links.json", words=(("name", tuple(BENCHES)),), job=False, options=True,
+        _bench, "acceerl bench links json=links.json", words=(("name", tuple(BENCHES)),), job=False, own_keys=True,
     ),
     "report": Command(
         "one HTML page about a run", _report, "acceerl report runs/NAME", words=(("run", ()),), job=False,
+    ),
+    "watch": Command(
+        "a live table of a training's processes; ends with it, with 0 done, 75 stopped, 1 failed or lost",
+        _beside, "acceerl watch runs/NAME", words=(("run", ()),), job=False,
+        options=(("once", "false", "true: one table, then end"), ("every", "2", "seconds between two looks")),
+    ),
+    "ps": Command(
+        "one line per training below runs/", _beside, "acceerl ps", words=(("runs", ()),), job=False, optional=True,
+        options=(("runs", "runs", "the folder"),),
+    ),
+    "stop": Command(
+        "ask a training for a checkpoint and to leave, and wait for both", _beside, "acceerl stop runs/NAME",
+        words=(("run", ()),), job=False,
+    ),
+    "doctor": Command(
+        "check this machine and say what to do; exit code 1 when something needed fails", _beside, "acceerl doctor",
+        job=False,
+        options=(("runs", "runs", "where runs will be written"), ("json", "", "file for the findings as JSON")),
     ),
 }  # fmt: skip

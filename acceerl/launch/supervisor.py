@@ -6,23 +6,25 @@ The supervisor holds the registry, tells its keeper what to do about every death
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from acceerl.config import Config
 from acceerl.launch.keeper import Child, Command, Exit, Keeper, last_lines
+from acceerl.launch.leader import FAILED, whoami
 from acceerl.launch.progress import Key, Progress, Totals, scalars
+from acceerl.launch.vitals import Vitals
 from acceerl.runtime.metrics import TensorBoard
 from acceerl.runtime.placement import rows
 from acceerl.runtime.registry import Record, Registry
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
+from acceerl.runtime.trackers import Tracking
 
-FAILED = 1
 TICK = 0.1  # seconds between two looks at the processes
 STATUS_EVERY = 2.0
 STOPPED_EVERY = 1.0  # seconds between two looks for processes that SIGSTOP has stopped
@@ -58,7 +60,10 @@ class Supervisor:
         self.attempt = run.begin_attempt()
         self.keeper = Keeper(run, self.attempt, placement, config.supervisor, command)
         self.registry = Registry(run.path)
+        self.vitals = Vitals()
         self.tensorboard = TensorBoard(run.tensorboard)
+        self.tracking = Tracking(run, config)
+        self.began = time.time()
         self.state, self.reason, self.error = "starting", "", ""
         self.code: int | None = None  # what the attempt will return, once that is known
         self.drain_until = float("inf")
@@ -83,14 +88,16 @@ class Supervisor:
         return self.code
 
     def close(self) -> None:
-        """Whatever happened: no process, no socket and no half-told status stays behind."""
-        self.keeper.kill_all()
+        """Whatever happened, also in here: no process, no socket and no half-told status stays behind."""
         if self.code is None:
             self.state = "failed"
-        self._report()
-        self._write_scalars()
-        self.tensorboard.close()
-        self.registry.wait_closed()
+        with ExitStack() as parts:  # called from the last to the first, each even when others raise
+            parts.callback(self.registry.wait_closed)
+            parts.callback(self.tracking.close, self.state)
+            parts.callback(self.tensorboard.close)
+            parts.callback(self._write_scalars)
+            parts.callback(self._report)
+            parts.callback(self.keeper.kill_all)
 
     def _judge(self, exit: Exit) -> None:
         self.registry.gone(exit.role, exit.index)
@@ -105,9 +112,10 @@ class Supervisor:
             _say(f"{exit.name} ended: {exit.text}; restart {child.restarts} follows (log {self.keeper.log(child)})")
 
     def _heed_signals(self) -> None:
-        if self.stop.is_set():
-            _say(f"{self.stop.reason}: asking the learner for a checkpoint and everyone to leave")
-            self._drain(STOPPED, self.stop.reason)
+        reason = self.stop.reason if self.stop.is_set() else self.registry.asked("stop")
+        if reason:
+            _say(f"{reason}: asking the learner for a checkpoint and everyone to leave")
+            self._drain(STOPPED, reason)
 
     def _drain(self, code: int, why: str) -> None:
         """Asks everyone to leave, once; a learner that finishes meanwhile turns `stopped` into `done`."""
@@ -184,6 +192,7 @@ class Supervisor:
     def _report(self) -> None:
         records = self.registry.processes()
         self.totals.take(records)
+        self.vitals.take(records)
         restarts = sum(child.restarts for child in self.keeper.children.values())
         totals = self.totals
         progress = Progress(
@@ -198,10 +207,12 @@ class Supervisor:
             "reason": self.reason,
             "error": self.error,
             "attempt": self.attempt,
+            "began": self.began,
             "supervisor": whoami(),
             "counters": progress.counters,
             "rates": {k: round(v, 2) for k, v in progress.rates.items()},
             "success": progress.success,
+            "lag": progress.lag,
             "last_checkpoint": self._last_checkpoint(),
             "processes": [self._row(child, records.get(child.key)) for child in self.keeper.children.values()],
         }
@@ -213,9 +224,18 @@ class Supervisor:
             "role": child.row.role,
             "index": child.index,
             "pid": record.pid if announced and record else 0,
+            "host": record.host if announced and record else socket.gethostname(),
             "running": child.running,
+            "state": self._state_of(child, bool(announced)),
             "restarts": child.restarts,
+            "age": round(self._silence(child, record)[0], 1) if child.running else None,
+            **self.vitals.row(child.key, record if announced else None),
         }
+
+    def _state_of(self, child: Child, announced: bool) -> str:
+        if child.running:
+            return "running" if announced else "starting"
+        return "ended" if self.keeper.closing or child.due == float("inf") else "restarting"
 
     def _last_checkpoint(self) -> str:
         """The newest whole checkpoint's name; half-written ones carry a dot or `.partial` in theirs."""
@@ -225,12 +245,9 @@ class Supervisor:
     def _write_scalars(self) -> None:
         counters, rates = self.totals.counters(), self.totals.rates()
         totals = {f"run/{k}": float(v) for k, v in counters.items()} | {f"run/{k}_per_s": v for k, v in rates.items()}
-        self.tensorboard.scalars(totals | scalars(self.registry.processes()), counters["updates"])
-
-
-def whoami() -> dict[str, Any]:
-    """Which process wrote a status, and when (seconds since the epoch)."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        values = totals | scalars(self.registry.processes())
+        self.tensorboard.scalars(values, counters["updates"])
+        self.tracking.scalars(values, counters["updates"])
 
 
 def _say(text: str) -> None:

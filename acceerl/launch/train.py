@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
+import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import psutil
-
 from acceerl.channels.links import LINKS
 from acceerl.config import Config
 from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
+from acceerl.launch.keeper import find_mpiexec
+from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
-from acceerl.launch.supervisor import supervise, whoami
-from acceerl.runtime import placement
+from acceerl.launch.supervisor import supervise
+from acceerl.runtime import placement, trackers
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 
@@ -34,7 +34,7 @@ def prepare(job: str, overrides: Sequence[str]) -> tuple[Config, Run | None]:
     if not resumed or not resumed[-1]:
         return compose(job, overrides), None
     run = Run.open(resumed[-1])
-    _refuse_running(run)
+    refuse_led(run)
     return override(run.config(), [text for text in overrides if not text.startswith("resume=")]), run
 
 
@@ -50,24 +50,39 @@ def open_run(config: Config, resumed: Run | None) -> Run:
 def train(config: Config, resumed: Run | None = None) -> int:
     """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
     placement.rows(config)  # refuse what cannot work before anything is made
-    run = open_run(config, resumed)
-    with _leaving_on_signals(), run.given_back_unless_begun():
-        _write_spec(config, run)
-        if config.evaluator.before:
-            _score_once(config, run, "before", None)
-        else:
-            _check_start(config, run)
+    trackers.check(config)
+    if config.channels == "mpi":
+        find_mpiexec()
+    run = resumed or Run.create(config)
+    with sole_leader(run), run.given_back_unless_begun():
+        return _lead(config, open_run(config, run))
+
+
+def _lead(config: Config, run: Run) -> int:
+    """From the first score to the last; status.json tells of each step."""
+    _prepare(config, run)
     code = _serial(config, run) if config.channels == "inline" else _supervised(config, run)
     if code == STOPPED:
         print(f"stopped; to continue: acceerl train resume={_short(run.path)}", flush=True)
     if code != DONE:
         return code
-    with _leaving_on_signals():
-        if config.evaluator.after:
+    if config.evaluator.after:
+        with _leaving_on_signals(), SignsOfLife(run, "scoring", "the policy after RL", ends_as="done"):
             _score_once(config, run, "after", run.weights)
     _write_figures(config, run)
     print(last_line(run), flush=True)
     return DONE
+
+
+def _prepare(config: Config, run: Run) -> None:
+    """What can be refused in one line is found out here, before any process starts."""
+    with _leaving_on_signals(), SignsOfLife(run, "starting", attempt=run.attempt + 1) as signs:
+        _write_spec(config, run)
+        if config.evaluator.before:
+            signs.now("scoring", "the policy before RL")
+            _score_once(config, run, "before", None)
+        else:
+            _check_start(config, run)
 
 
 def describe(config: Config) -> str:
@@ -120,14 +135,12 @@ def _supervised(config: Config, run: Run) -> int:
 def _serial(config: Config, run: Run) -> int:
     from acceerl.jobs import serial
 
-    own = {"attempt": run.begin_attempt(), "supervisor": whoami(), "processes": []}
-    earlier = run.status().get("counters", {})
-    run.write_status({"state": "running", **own, "counters": earlier})
-    code = serial.run(config, run, StopFlag().install())
-    totals = Totals(earlier)
-    totals.take({(role, 0): LastLine(run.metrics(role, 0)) for role in ("learner", "inference", "rollout")})
-    state = {DONE: "done", STOPPED: "stopped"}.get(code, "failed")
-    run.write_status({"state": state, **own, "counters": totals.counters()})
+    totals = Totals(run.status().get("counters", {}))
+    with SignsOfLife(run, "running", attempt=run.begin_attempt(), began=time.time()) as signs:
+        code = serial.run(config, run, StopFlag().install())
+        totals.take({(role, 0): LastLine(run.metrics(role, 0)) for role in ("learner", "inference", "rollout")})
+        signs.status["counters"] = totals.counters()
+        signs.ends_as = next((state for state, number in ENDED.items() if number == code), "failed")
     return code
 
 
@@ -137,16 +150,6 @@ def _write_figures(config: Config, run: Run) -> None:
         scores = {f"train.success_{label}": value for label, value in run.scores().items()}
         counters = {f"train.{name}": value for name, value in run.status().get("counters", {}).items()}
         Path(config.json).write_text(json.dumps({"job": "train", "figures": scores | counters}, indent=1) + "\n")
-
-
-def _refuse_running(run: Run) -> None:
-    """Two supervisors in one directory would overwrite each other's checkpoints."""
-    status = run.status()
-    owner = status.get("supervisor", {})
-    if status.get("state") not in ("running", "draining") or owner.get("host") != socket.gethostname():
-        return
-    if psutil.pid_exists(owner["pid"]) and psutil.Process(owner["pid"]).create_time() <= owner["time"]:
-        raise ValueError(f"{run.path} is running (process {owner['pid']}): stop it first")
 
 
 @contextmanager

@@ -74,9 +74,10 @@ class Registry:
         self.path = Path(run_dir) / "registry.json"
         self.token = secrets.token_hex(16) if token is None else token
         self.host, self.grace_s, self.silent_s = host, grace_s, silent_s
-        self._lock = threading.Lock()  # guards the two tables below, which other threads read
+        self._lock = threading.Lock()  # guards the three tables below, which other threads read
         self._records: dict[Key, Record] = {}
         self._standing: dict[str | None, str] = {}  # stop and drain hold for processes that come later too
+        self._asked: dict[str, str] = {}  # what an operator asks of the supervisor, and who asked
         self._lines: dict[Key, _Line] = {}  # from here on: the loop's thread only
         self._friends: defaultdict[Key, set[Key]] = defaultdict(set)
         self._loop = asyncio.new_event_loop()
@@ -98,6 +99,11 @@ class Registry:
             with self._lock:
                 self._standing[role] = what
         self._soon(self._push_request, role, what)
+
+    def asked(self, what: str) -> str:
+        """Who has asked the supervisor to `stop`, as `acceerl stop` does; empty: nobody."""
+        with self._lock:
+            return self._asked.get(what, "")
 
     def gone(self, role: str, index: int) -> None:
         """Reports a death (from the keeper that saw the exit): peers drop the process at once."""
@@ -207,6 +213,10 @@ class Registry:
             line.push(id=message["id"], incarnation=self._announce(line, message))
         elif op == "peer":
             line.push(id=message["id"], **self._describe((message["role"], int(message["index"]))))
+        elif op == "ask":
+            with self._lock:
+                self._asked.setdefault(message["what"], message["by"])
+            line.push(id=message["id"])
         elif op == "gone":
             self.gone(message["role"], int(message["index"]))
 

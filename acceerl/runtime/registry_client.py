@@ -100,6 +100,10 @@ class RegistryClient:
         """For keepers on other nodes: the process has ended."""
         return self._send({"op": "gone", "role": role, "index": index})
 
+    def ask(self, what: str, by: str, timeout_s: float = 10.0) -> None:
+        """Asks the supervisor itself for something (`stop`); `by` becomes its reason. Returns when it was taken."""
+        self._ask({"op": "ask", "what": what, "by": by}, timeout_s, f"the supervisor to take `{what}`")
+
     def close(self) -> None:
         self._closing.set()
         line = self._socket

@@ -16,7 +16,7 @@ import yaml
 
 from acceerl.config import Config, from_dict, to_dict
 
-_BEFORE_THE_BEGIN = {"config.yaml", "spec.json"}  # files that a job writes before it does anything
+_BEFORE_THE_BEGIN = {"config.yaml", "spec.json", "lock"}  # files that a job writes before it does anything
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Run:
             yield
         except (ValueError, FileNotFoundError):
             if _never_began(self.path):
-                shutil.rmtree(self.path)
+                shutil.rmtree(self.path, ignore_errors=True)  # NFS keeps a folder whose lock is still held
             raise
 
     @classmethod
@@ -69,6 +69,16 @@ class Run:
     @property
     def status_file(self) -> Path:
         return self.path / "status.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one process that leads the run (launch/leader.py)."""
+        return self.path / "lock"
+
+    @property
+    def tracker_file(self) -> Path:
+        """Which run of an experiment tracker this is, so that a resumed one continues it."""
+        return self.path / "tracker.json"
 
     @property
     def scores_file(self) -> Path:
@@ -140,17 +150,17 @@ class Run:
             raise ValueError(f"{self.config_file} is not valid YAML: {' '.join(str(error).split())}") from error
 
     def write_status(self, status: dict[str, Any]) -> None:
-        replace_text(self.status_file, json.dumps(status, indent=1) + "\n")
+        replace_json(self.status_file, status)
 
     def status(self) -> dict[str, Any]:
-        return _read_json(self.status_file)
+        return read_json(self.status_file)
 
     def write_score(self, label: str, success: float) -> None:
         """Remembers the success rate (0 to 1) of one evaluation round, so that a resumed run need not repeat it."""
-        replace_text(self.scores_file, json.dumps({**self.scores(), label: success}) + "\n")
+        replace_json(self.scores_file, {**self.scores(), label: success})
 
     def scores(self) -> dict[str, float]:
-        return _read_json(self.scores_file)
+        return read_json(self.scores_file)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -160,7 +170,11 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def replace_json(path: Path, record: dict[str, Any]) -> None:
+    replace_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
     """What the file holds; empty when it is not there yet. Raises ValueError when it holds something else."""
     try:
         return dict(json.loads(path.read_text()))

@@ -47,6 +47,29 @@ def test_a_stopped_training_resumes_where_it_was(tmp_path: Path) -> None:
     assert len(events(run, "learner", "first_update")) == 1
 
 
+def test_an_operator_watches_lists_and_stops_a_run_that_then_resumes(tmp_path: Path) -> None:
+    job = start("train", "name=a", *SMALL, cwd=tmp_path)
+    run = tmp_path / "runs/a"
+    wait_for("the score before", lambda: status(run).get("state") == "scoring")
+    second = acceerl("train", "resume=runs/a", cwd=tmp_path)
+    assert second.returncode == 2 and f"is running (process {job.pid}): stop it first" in second.stderr
+    wait_for("two updates", lambda: updates(run) >= 2)
+    table = acceerl("watch", "runs/a", "once=true", cwd=tmp_path)
+    assert table.returncode == 0 and "a  running  attempt 1" in table.stdout
+    assert all(name in table.stdout for name in ("learner[0]", "inference[0]", "rollout[0]", "rollout[1]"))
+    [line] = acceerl("ps", cwd=tmp_path).stdout.splitlines()[1:]
+    assert line.split()[:2] == ["a", "running"] and line.rstrip().endswith(f":{job.pid}")
+    stopped = acceerl("stop", "runs/a", cwd=tmp_path)
+    assert stopped.returncode == 0 and "stopped; last checkpoint: ckpt-" in stopped.stdout, stopped.stderr
+    assert job.wait(60) == 75
+    assert acceerl("watch", "runs/a", cwd=tmp_path).returncode == 75
+    assert acceerl("stop", "runs/a", cwd=tmp_path).returncode == 2
+    saved = status(run)["counters"]["updates"]
+    more = ["evaluator.after=false", f"learner.max_updates={saved + 1}"]
+    assert acceerl("train", "resume=runs/a", *more, cwd=tmp_path).returncode == 0
+    assert status(run)["counters"]["updates"] == saved + 1
+
+
 def test_serial_and_distributed_runs_start_from_the_same_first_update(tmp_path: Path) -> None:
     """Lock-step over one rollout process leaves no freedom: equal seeds must give equal data and equal losses."""
     same = ["schedule=sync", "rollout.processes=1", "rollout.envs=4", "learner.max_updates=2", "evaluator.before=false"]

@@ -20,6 +20,19 @@ def test_help_names_every_command_and_each_explains_itself(capsys):
         assert command.example in capsys.readouterr().out
 
 
+def test_help_tells_every_exit_code_and_the_options_of_a_command(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    for code in ("0 done", "75 asked to stop", "2 wrong input", "130 interrupted", "1 crash"):
+        assert code in out
+    main(["watch", "--help"])
+    out = capsys.readouterr().out
+    assert "usage: acceerl watch RUN [KEY=VALUE ...]" in out
+    assert "every=2      seconds between two looks" in out
+    main(["ps", "--help"])
+    assert "usage: acceerl ps [RUNS] [KEY=VALUE ...]" in capsys.readouterr().out
+
+
 def test_train_help_lists_groups_and_keys_with_defaults(capsys):
     main(["train", "-h"])
     out = capsys.readouterr().out
@@ -40,7 +53,10 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["trian"], "unknown command trian: choose from train, evaluate, collect, pretrain, data, bench, report"),
+        (
+            ["trian"],
+            "unknown command trian: choose from train, evaluate, collect, pretrain, data, bench, report, watch",
+        ),
         (["train", "fast"], "fast is no override: write KEY=VALUE"),
         (["train", "--fast"], "unrecognized arguments: --fast"),
         (["train", "env=foo"], "env=foo is not known: choose from gymnasium, latency, libero, skeleton, tabletop"),
@@ -58,6 +74,12 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
         (["bench", "links", "clients=0"], "links's clients must be at least 1, got 0"),
         (["bench", "links", "json=/nowhere/x.json"], "json=/nowhere/x.json: give a file in a folder that exists"),
         (["report", "/nowhere"], "/nowhere is no run directory"),
+        (["watch"], "acceerl watch: give RUN (see acceerl watch --help)"),
+        (["watch", "/nowhere"], "/nowhere is no run directory"),
+        (["ps", "a", "b"], "acceerl ps takes no further words, got b (its keys: runs)"),
+        (["ps", "/nowhere"], "/nowhere is no folder"),
+        (["stop", "/nowhere"], "/nowhere is no run directory"),
+        (["doctor", "now"], "acceerl doctor takes no further words, got now (its keys: runs, json)"),
         (["report", "a", "b"], "acceerl report takes no further words, got b"),
     ],
 )

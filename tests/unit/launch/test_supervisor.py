@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from acceerl.launch.progress import Progress
-from acceerl.launch.supervisor import supervise
+from acceerl.launch.supervisor import Supervisor, supervise
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 
@@ -92,6 +92,45 @@ def test_a_resumed_run_goes_on_counting(make_run, double):
         counted = run.status()["counters"]["env_steps"]
     assert run.status()["attempt"] == 2
     assert counted > 8 * 3 * 2
+
+
+def test_the_status_tells_of_every_process_what_a_table_needs(make_run, double):
+    run, stop, seen = make_run(), StopFlag(), []
+
+    def look(progress: Progress) -> None:
+        status = run.status()
+        seen.extend([status] if status.get("state") == "running" else [])
+        if seen and all(p["rate"] for p in seen[-1]["processes"]):
+            stop.set("test")
+
+    supervise(run, run.config(), look, command=double(run), stop=stop)
+    last = seen[-1]
+    assert last["began"] <= last["supervisor"]["time"]
+    rows = {(p["role"], p["index"]): p for p in last["processes"]}
+    rollout, learner = rows["rollout", 1], rows["learner", 0]
+    assert (learner["of"], rollout["of"], rollout["state"]) == ("updates", "env_steps", "running")
+    assert rollout["host"]
+    assert rollout["age"] >= 0
+    assert {p["state"] for p in seen[0]["processes"]} == {"starting"}
+    assert {p["state"] for p in run.status()["processes"]} == {"ended"}
+
+
+def test_every_part_is_closed_even_when_others_cannot(make_run, double, monkeypatch):
+    run = make_run()
+    supervisor = Supervisor(run, run.config(), nothing, double(run), StopFlag())
+    supervisor.keeper.poll()
+    children = [child.popen for child in supervisor.keeper.running]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Run, "write_status", full)
+    monkeypatch.setattr(supervisor.tensorboard, "close", full)
+    with pytest.raises(OSError, match="No space left"):
+        supervisor.close()
+    assert children and all(child.poll() is not None for child in children)
+    assert not supervisor.registry._thread.is_alive()
+    assert not (run.path / "registry.json").exists()
 
 
 def start_lead(run: Run) -> subprocess.Popen[bytes]:

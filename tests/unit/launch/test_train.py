@@ -9,7 +9,8 @@ import pytest
 
 from acceerl.config import from_dict
 from acceerl.jobs import evaluate
-from acceerl.launch import train
+from acceerl.launch import keeper, train
+from acceerl.launch.leader import whoami
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED
 
@@ -30,7 +31,13 @@ def flow(tmp_path, monkeypatch):
     flow = Flow()
     success = {"before": 0.52, "after": 0.715}
     monkeypatch.setattr(evaluate, "score", lambda c, r, w, label: flow.scored.append((label, w)) or success[label])
-    monkeypatch.setattr(train, "supervise", lambda run, config, show: flow.codes.pop(0))
+
+    def supervise(run, config, show):
+        code = flow.codes.pop(0)
+        run.write_status({"state": {DONE: "done", STOPPED: "stopped"}.get(code, "failed"), "supervisor": whoami()})
+        return code
+
+    monkeypatch.setattr(train, "supervise", supervise)
     return flow
 
 
@@ -60,7 +67,7 @@ def test_a_crash_is_not_scored(flow):
 
 def test_a_running_run_is_not_resumed(flow, tmp_path):
     run = Run.create(flow.config())
-    run.write_status({"state": "running", "supervisor": train.whoami()})
+    run.write_status({"state": "running", "supervisor": whoami()})
     with pytest.raises(ValueError, match=f"is running \\(process {os.getpid()}\\): stop it first"):
         train.prepare("train", [f"resume={run.path}"])
 
@@ -68,6 +75,14 @@ def test_a_running_run_is_not_resumed(flow, tmp_path):
 def test_an_impossible_placement_is_refused_before_anything_is_made(flow, tmp_path):
     with pytest.raises(ValueError, match="placement row inference"):
         train.train(flow.config(inference={"instances": 9}))
+    assert not (tmp_path / "blue").exists()
+
+
+def test_a_missing_mpiexec_is_refused_before_anything_is_made(flow, tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no mpiexec found"):
+        train.train(flow.config())
     assert not (tmp_path / "blue").exists()
 
 
@@ -79,3 +94,54 @@ def test_a_signal_between_the_scores_leaves_with_75(flow, monkeypatch):
     with pytest.raises(SystemExit) as caught:
         train.train(flow.config())
     assert caught.value.code == STOPPED
+
+
+def test_a_run_is_led_from_its_first_moment_and_through_both_scores(flow, monkeypatch, tmp_path):
+    seen = []
+
+    def look(config, run, weights, label):
+        status = run.status()
+        seen.append((label, status["state"], status["reason"]))
+        with pytest.raises(ValueError, match="is running"):
+            train.prepare("train", [f"resume={run.path}"])
+        with pytest.raises(ValueError, match="exists: choose another name"):
+            train.train(flow.config())
+        return 0.5
+
+    monkeypatch.setattr(evaluate, "score", look)
+    assert train.train(flow.config()) == DONE
+    scoring = [("before", "scoring", "the policy before RL"), ("after", "scoring", "the policy after RL")]
+    assert seen == scoring
+    assert Run.open(tmp_path / "blue").status()["state"] == "done"
+
+
+def test_a_signal_while_scoring_leaves_the_run_stopped(flow, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluate, "score", lambda *_: os.kill(os.getpid(), 15))
+    with pytest.raises(SystemExit):
+        train.train(flow.config())
+    assert Run.open(tmp_path / "blue").status()["state"] == "stopped"
+
+
+def test_a_wrong_input_puts_the_earlier_status_back(flow, monkeypatch, tmp_path):
+    flow.codes = [STOPPED]
+    assert train.train(flow.config()) == STOPPED
+    before = Run.open(tmp_path / "blue").status()
+    monkeypatch.setattr(train, "_write_spec", lambda *_: int("no number"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        train.train(*train.prepare("train", [f"resume={tmp_path / 'blue'}"]))
+    assert Run.open(tmp_path / "blue").status() == before
+
+
+def test_a_new_run_with_a_wrong_input_leaves_nothing_behind(flow, monkeypatch, tmp_path):
+    monkeypatch.setattr(train, "_write_spec", lambda *_: int("no number"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        train.train(flow.config())
+    assert not (tmp_path / "blue").exists()
+
+
+def test_a_crash_while_scoring_is_told_in_the_status(flow, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluate, "score", lambda *_: {}["weights"])
+    with pytest.raises(KeyError):
+        train.train(flow.config())
+    status = Run.open(tmp_path / "blue").status()
+    assert (status["state"], status["error"]) == ("failed", "KeyError: 'weights'")

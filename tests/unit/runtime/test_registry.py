@@ -119,6 +119,15 @@ def test_requests_reach_a_role_and_late_comers(join, registry):
     until(lambda: late.requested == {"drain"})
 
 
+def test_an_operator_asks_the_supervisor_and_the_first_one_counts(join, registry):
+    assert registry.asked("stop") == ""
+    join("operator", 1).ask("stop", "somebody")
+    join("operator", 2).ask("stop", "somebody else")
+    assert registry.asked("stop") == "somebody"
+    assert registry.asked("checkpoint") == ""
+    assert registry.processes() == {}
+
+
 def test_heartbeats_carry_counters(join, registry):
     rollout = join("rollout", 2)
     rollout.announce()
