@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from acceerl.config import Config
-from acceerl.launch.keeper import Child, Command, Exit, Keeper, last_lines
+from acceerl.launch.keeper import Command, Keeper, last_lines
+from acceerl.launch.lives import Child, Exit
 from acceerl.launch.progress import Key, Progress, Totals, scalars
 from acceerl.runtime.metrics import TensorBoard
 from acceerl.runtime.placement import rows
@@ -91,7 +92,8 @@ class Supervisor:
     def _judge(self, exit: Exit) -> None:
         self.registry.gone(exit.role, exit.index)
         if exit.role == "learner" and exit.code == DONE:
-            self._drain(DONE, "the learner is done")
+            if exit.index == 0:  # the other ranks leave beside it
+                self._drain(DONE, "the learner is done")
         elif exit.code == STOPPED:
             self._drain(STOPPED, f"{exit.name} was asked to stop")
         elif exit.hopeless and self.code is None:

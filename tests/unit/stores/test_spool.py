@@ -67,7 +67,7 @@ def test_logs_that_nobody_needs_go(tmp_path):
     spool = Spool(tmp_path, log_bytes=1)
     ids = [spool.append(segment(number=number)) for number in range(5)]
     spool.flush()
-    spool.retain([ids[1]], before=spool.current)
+    spool.retain([ids[1]], logs=[spool.current])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log-000001.bin", "log-000004.bin"]
     assert spool.read(ids[1]).episode == 1
     spool.close()
