@@ -57,12 +57,12 @@ def _fill(room: list[int], amount: int) -> list[int]:
     [1, 5, 4]
     """
     poured = [0] * len(room)
-    while amount > 0:
-        open_ones = [i for i, size in enumerate(room) if poured[i] < size]
-        assert open_ones, "the caller knows that it fits"
-        each, rest = divmod(amount, len(open_ones))
-        for place, i in enumerate(open_ones):
-            more = min(each + (place < rest), room[i] - poured[i])
-            poured[i] += more
-            amount -= more
+    by_size = sorted(range(len(room)), key=room.__getitem__)
+    for place, i in enumerate(by_size):
+        each, rest = divmod(amount - sum(poured), len(room) - place)
+        if room[i] > each:  # and so have all that follow
+            for k, j in enumerate(sorted(by_size[place:])):
+                poured[j] = each + (k < rest)
+            break
+        poured[i] = room[i]
     return poured
