@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,24 @@ def counted(run: Path, role: str, index: int, name: str) -> float:
 
 
 def test_a_training_of_two_ranks_outlives_one_and_goes_on_with_one(tmp_path: Path) -> None:
-    job = start("train", "name=a", "learner.max_updates=14", *RANKS, cwd=tmp_path)
+    job = start("train", "name=a", *RANKS, cwd=tmp_path)
     run = tmp_path / "runs/a"
     wait_for("a checkpoint", lambda: any(event["updates"] for event in events(run, "learner", "checkpoint")))
     kill(run, "learner", 1)
-    for rank in range(2):
-        wait_for("both ranks' restart", lambda rank=rank: process(run, "learner", rank)["restarts"] == 1)
-    assert job.wait(200) == 0, (tmp_path / "stdout.txt").read_text()
-    assert status(run)["state"] == "done" and status(run)["counters"]["updates"] == 14
-    assert len(events(run, "learner", "first_update")) == 1, "the learner began again instead of resuming"
+    wait_for("restarts of both", lambda: all(process(run, "learner", rank)["restarts"] == 1 for rank in range(2)))
+    saved = events(run, "learner", "checkpoint")[-1]["updates"]
+    wait_for("updates after that", lambda: updates(run) >= saved + 3)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(90) == 75, (tmp_path / "stdout.txt").read_text()
     assert "cannot go on without learner[1]" in (tmp_path / "stdout.txt").read_text()
+    assert len(events(run, "learner", "first_update")) == 1, "the learner began again instead of resuming"
+    for rank in range(2):
+        assert "leaves: the supervisor asked to stop" in (run / f"logs/attempt_1/learner.{rank}.log").read_text()
     for instance in range(2):
         assert counted(run, "inference", instance, "decisions") > 0, "each instance has its rollouts"
-    resumed = acceerl("train", "resume=runs/a", "learner.ranks=1", "learner.max_updates=16", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert updates(run) == 16
+    last = status(run)["counters"]["updates"]
+    assert last == events(run, "learner", "checkpoint")[-1]["updates"] >= saved + 3
+    done = acceerl("train", "resume=runs/a", "learner.ranks=1", f"learner.max_updates={last + 2}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert status(run)["state"] == "done" and updates(run) == last + 2
     assert not list(run.rglob("*.partial"))
