@@ -281,6 +281,9 @@ def _check_replay(config: Config) -> None:
 def _check_schedule(config: Config) -> None:
     if config.schedule != "async" and config.replay.samples_per_insert != 1:
         raise ValueError(f"schedule={config.schedule} trains on each decision once: set replay.samples_per_insert=1")
+    if config.schedule != "async" and config.inference.instances > 1:
+        # after a fail-over one of two would wait for environments, or for its part of a turn, that the other has
+        raise ValueError(f"schedule={config.schedule} takes turns with one inference: set inference.instances=1")
 
 
 def _check_inline(config: Config) -> None:

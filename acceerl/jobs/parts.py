@@ -41,7 +41,7 @@ def make_inference(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, inde
         policy,
         ends.serving(),
         TrainingTasks(spec, seed),
-        pace(config, index),
+        pace(config),
         meter,
         segments=ends.sender("experience", range(config.learner.ranks)),
         weights=ends.reader("policy_weights"),
@@ -66,15 +66,14 @@ def make_evaluation_inference(
     )
 
 
-def pace(config: Config, index: int) -> Pace:
-    """What `schedule` means to an inference instance: rollout i asks instance i modulo `inference.instances`."""
-    mine = range(index, config.rollout.processes, config.inference.instances)
-    turn = 0 if config.schedule == "async" else -(-config.learner.batch // config.inference.instances)
+def pace(config: Config) -> Pace:
+    """What `schedule` means to inference. Lock-step has one instance, which knows every environment."""
+    turn = 0 if config.schedule == "async" else config.learner.batch
     return Pace(
         max_batch=config.inference.max_batch,
         max_wait=config.inference.max_wait_ms / 1e3,
         lockstep=config.schedule == "sync",
-        expected=len(mine) * config.rollout.envs,
+        expected=config.rollout.processes * config.rollout.envs,
         turn=turn,
     )
 
