@@ -109,6 +109,8 @@ class Group(Collective):
         # NCCL's own way out of a time-out is to abort the process: waiting in the call raises what we can name
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
         self._dist = dist
+        if on_gpu:
+            torch.cuda.set_device(device)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=store,
