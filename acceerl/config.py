@@ -47,13 +47,14 @@ class Learner:
     value_warmup: int = 0  # first updates that train the value head alone
     checkpoint_every: float = 120.0  # seconds
     keep: int = 2  # checkpoints
-    threads: int = 1
-    device: str = "cpu"
+    ranks: int = 1  # processes that train one policy together, each with a part of the batch and of the replay
+    threads: int = 1  # of each rank
+    device: str = "cpu"  # with several ranks, `cuda` gives each its own GPU
 
 
 @dataclass(frozen=True)
 class Replay:
-    capacity: int = 1_000  # segments
+    capacity: int = 1_000  # segments, over all learner ranks
     samples_per_insert: float = 1.0  # trained decisions per collected decision
     slack: int = 2_048  # decisions either side may run ahead
     order: Literal["fresh", "uniform"] = "fresh"  # least used first, or shuffled passes
@@ -68,7 +69,7 @@ class Inference:
     max_wait_ms: float = 5.0  # from the first queued request
     threads: int = 1
     device: str = "cpu"
-    credits: int = 256  # segments on the way to the learner
+    credits: int = 256  # segments on the way to the learner, over all its ranks
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Deadlines:
     heartbeat: float = 30.0  # silent for longer: the process counts as dead and is replaced
     watchdog: float = 90.0  # an MPI thread without a beat ends its process with a stack dump
     drain: float = 60.0
+    collective: float = 60.0  # a learner rank that another waits for longer is lost, and all ranks start again
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,8 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_schedule(config)
     _check_replay(config)
     _check_tracking(config)
+    _check_inline(config)
+    _check_deadlines(config)
     return config
 
 
@@ -250,7 +254,7 @@ def _check_plugins(config: Config) -> None:
 
 _AT_LEAST: dict[str, float] = {
     "learner.batch": 1, "learner.micro_batch": 1, "learner.publish_every": 1, "learner.keep": 1,
-    "learner.threads": 1, "replay.capacity": 1, "replay.slack": 1, "inference.instances": 1,
+    "learner.ranks": 1, "learner.threads": 1, "replay.capacity": 1, "replay.slack": 1, "inference.instances": 1,
     "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 1,
     "rollout.envs": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
     "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
@@ -260,6 +264,7 @@ _AT_LEAST: dict[str, float] = {
 _ABOVE_ZERO = (
     "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",
     "algo.sigma", "pretrain.lr", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog",
+    "deadlines.collective",
 )  # fmt: skip
 
 
@@ -288,6 +293,25 @@ def _check_replay(config: Config) -> None:
 def _check_schedule(config: Config) -> None:
     if config.schedule != "async" and config.replay.samples_per_insert != 1:
         raise ValueError(f"schedule={config.schedule} trains on each decision once: set replay.samples_per_insert=1")
+    if config.schedule != "async" and config.inference.instances > 1:
+        # after a fail-over one of two would wait for environments, or for its part of a turn, that the other has
+        raise ValueError(f"schedule={config.schedule} takes turns with one inference: set inference.instances=1")
+
+
+def _check_inline(config: Config) -> None:
+    """One process plays each role once."""
+    for key in ("learner.ranks", "inference.instances"):
+        if config.channels == "inline" and look_up(config, key) > 1:
+            raise ValueError(f"channels=inline has one process: set {key}=1, or channels=mpi")
+
+
+def _check_deadlines(config: Config) -> None:
+    """A rank that waits for another in vain must get to say so before its watchdog ends it without a name."""
+    deadlines = config.deadlines
+    if config.learner.ranks > 1 and deadlines.collective >= deadlines.watchdog:
+        raise ValueError(
+            f"deadlines.collective={deadlines.collective:g} must be below deadlines.watchdog={deadlines.watchdog:g}"
+        )
 
 
 def _check_tracking(config: Config) -> None:

@@ -36,6 +36,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # package -> the only modules that may import it, as patterns of paths inside acceerl/
 DOORS = {
     "mpi4py": "channels/mpi*.py",
+    "torch.distributed": "channels/collective.py",
     "h5py": "stores/*",
     "hdf5plugin": "stores/*",
     "mujoco": "envs/*",
@@ -131,7 +132,7 @@ def unknown_parts(root: Path) -> Iterator[str]:
 def wrong_doors(root: Path) -> Iterator[str]:
     for module in modules(root):
         for line, names in imports(module):
-            for package in sorted({name.split(".")[0] for name in names} & DOORS.keys()):
+            for package in sorted(door for door in DOORS if any(f"{name}.".startswith(f"{door}.") for name in names)):
                 if not fnmatch(module.path, DOORS[package]):
                     yield f"{module.path}:{line} imports {package}: it enters through {DOORS[package]} only"
 
@@ -209,6 +210,7 @@ RULES: list[tuple[Callable[[Path], Iterator[str]], str, str]] = [
     (wrong_doors, "roles/rollout.py", "from mpi4py import MPI"),
     (wrong_doors, "channels/links.py", "import mpi4py.MPI"),
     (wrong_doors, "jobs/train.py", "def f():\n    import h5py"),
+    (wrong_doors, "roles/trainer.py", "from torch import distributed"),
     (wrong_doors, "jobs/train.py", "from hydra.utils import instantiate"),
     (talking_left_rooms, "envs/tabletop/scene.py", "import socket"),
     (talking_left_rooms, "policies/tiny.py", "from urllib.request import urlopen"),
@@ -242,6 +244,7 @@ def test_the_rule_can_fail(tmp_path: Path, rule: Callable[[Path], Iterator[str]]
 GOOD = {
     "launch/cli.py": "import hydra\nfrom acceerl import __version__\nfrom acceerl.jobs import train",
     "roles/rollout.py": "from acceerl.protocols import Env\nfrom . import inference",
+    "roles/trainer.py": "import torch\nfrom torch import nn",
     "channels/mpi.py": "def f():\n    from mpi4py import MPI",
     "policies/tiny.py": "import torch\nopen('weights', 'rb')\ntorch.load('x')",
     "envs/libero.py": "from libero.libero import benchmark\npath.write_text('x')",

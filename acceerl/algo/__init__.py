@@ -1,10 +1,10 @@
 """The mathematics of learning: losses, advantages, batching. No I/O, no other rooms; start with `loss.total_loss`."""
 
-from acceerl.algo.batch import SegmentBatch, micro_batches
+from acceerl.algo.batch import SegmentBatch, micro_batches, shared
 from acceerl.algo.gae import gae
 from acceerl.algo.gipo import damped_share, gipo_loss
 from acceerl.algo.lag import lag_stats
-from acceerl.algo.loss import total_loss
+from acceerl.algo.loss import stat_names, total_loss
 from acceerl.algo.normalise import LaggedNormaliser
 from acceerl.algo.ppo import clipped_share, ppo_loss
 from acceerl.algo.ratio import effective_sample_size, kl_k3
@@ -21,5 +21,7 @@ __all__ = [
     "lag_stats",
     "micro_batches",
     "ppo_loss",
+    "shared",
+    "stat_names",
     "total_loss",
 ]

@@ -93,7 +93,11 @@ def micro_batches(segments: Sequence[Segment], max_decisions: int) -> list[Segme
     A single segment that is longer goes alone. The same segments give the same split.
     """
     batches = [SegmentBatch.of(part) for part in split(segments, max_decisions)]
-    decisions, tokens = sum(b.n_decisions for b in batches), sum(b.n_tokens for b in batches)
+    return shared(batches, sum(b.n_decisions for b in batches), sum(b.n_tokens for b in batches))
+
+
+def shared(batches: Sequence[SegmentBatch], decisions: int, tokens: int) -> list[SegmentBatch]:
+    """The batches as parts of a whole with so many decisions and unmasked tokens, say of all learner ranks."""
     return [
         replace(b, decision_share=b.n_decisions / decisions, token_share=b.n_tokens / max(tokens, 1)) for b in batches
     ]

@@ -63,6 +63,14 @@ def total_loss(
     return loss, stats | {"loss": loss.detach()}
 
 
+def stat_names(cfg: Algo) -> tuple[str, ...]:
+    """The keys of `total_loss`' scalars, for a learner rank that has no batch and adds zeros to the others'."""
+    damping = "damped_share" if cfg.loss == "gipo" else "clipped_share"
+    by_token = ("policy_loss", "kl", "entropy", "ratio", "effective_sample_size", damping)
+    by_decision = ("advantage", "return", "reward", "imagined_share", "value", "lag", "lag_fresh", "lag_stale")
+    return (*by_token, *by_decision, "value_loss", "loss")
+
+
 def advantages_and_returns(values: Tensor, batch: SegmentBatch, cfg: Algo) -> tuple[Tensor, Tensor]:
     """GAE on values [N] of a fresh forward pass; both results [B, T] without gradient, not yet normalised."""
     values = values.detach().float()

@@ -54,6 +54,11 @@ class LaggedNormaliser:
         return mean, (used[2] / used[0] - mean**2).clamp(min=0).sqrt()
 
     @property
+    def ready(self) -> bool:
+        """Has a step been ended, so that no advantage is normalised by whatever was added first?"""
+        return self._previous is not None
+
+    @property
     def sums(self) -> Tensor:
         """float64 [3] of the step in progress; add them over ranks and hand the total to `step`."""
         return self._sums.clone()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from acceerl.channels.collective import Alone, Collective
 from acceerl.channels.links import Ends
 from acceerl.config import Config, to_dict
 from acceerl.jobs.build import make_policy
@@ -42,7 +43,7 @@ def make_inference(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, inde
         TrainingTasks(spec, seed),
         pace(config),
         meter,
-        segments=ends.sender("experience"),
+        segments=ends.sender("experience", range(config.learner.ranks)),
         weights=ends.reader("policy_weights"),
         load=unpack,
         first_episode=(life * config.inference.instances + index) * 10**9,
@@ -66,50 +67,77 @@ def make_evaluation_inference(
 
 
 def pace(config: Config) -> Pace:
-    """What `schedule` means to inference."""
-    environments = config.rollout.processes * config.rollout.envs // config.inference.instances
-    turn = 0 if config.schedule == "async" else -(-config.learner.batch // config.inference.instances)
+    """What `schedule` means to inference. Lock-step has one instance, which knows every environment."""
+    turn = 0 if config.schedule == "async" else config.learner.batch
     return Pace(
         max_batch=config.inference.max_batch,
         max_wait=config.inference.max_wait_ms / 1e3,
         lockstep=config.schedule == "sync",
-        expected=environments,
+        expected=config.rollout.processes * config.rollout.envs,
         turn=turn,
     )
 
 
 def make_learner(
-    config: Config, run: Run, spec: EnvSpec, ends: Ends, meter: Meter, prefetch: Executor | None
+    config: Config,
+    run: Run,
+    spec: EnvSpec,
+    ends: Ends,
+    meter: Meter,
+    prefetch: Executor | None,
+    collective: Collective | None = None,
 ) -> Learner:
-    """The learner, resumed from the run's last whole checkpoint when there is one."""
-    torch.set_num_threads(config.learner.threads)
+    """One rank of the learner, resumed from the run's last whole checkpoint when there is one.
+
+    `collective` joins it with the others, if there are any; the call returns when all have come this far.
+    """
+    together = collective or Alone()
+    numbers = replace(config.learner, device=own_device(config.learner.device, together.rank, together.size))
+    torch.set_num_threads(numbers.threads)
     torch.manual_seed(config.seed)
-    found = checkpoint.latest(run.checkpoints)
-    policy = make_policy(config, spec, start=None if found is None else "", device=config.learner.device)
-    replay = make_replay(config, run)
+    found = _checkpoint(run, together)
+    policy = make_policy(config, spec, start=None if found is None else "", device=numbers.device)
+    replay = make_replay(config, run, together)
     learner = Learner(
-        trainer=Trainer(policy, config.algo, config.learner, config.seed),
-        segments=ends.receiver("experience", credits=config.inference.credits),
+        trainer=Trainer(policy, config.algo, numbers, config.seed, together),
+        segments=ends.receiver("experience", credits=-(-config.inference.credits // together.size)),
         weights=ends.publisher("policy_weights"),
         replay=replay,
         tasks=TaskWeights(spec.n_tasks),
-        numbers=config.learner,
+        numbers=numbers,
         meter=meter,
         save=Saver(run, config, policy.spec, replay),
         prefetch=prefetch,
+        collective=together,
     )
     if found is not None:
         resume(learner, found, config)
     return learner
 
 
-def make_replay(config: Config, run: Run) -> Replay:
-    """Synchronous schedules train on each segment once, asynchronous ones as often as the pace allows."""
-    numbers = config.replay
+def own_device(device: str, rank: int, ranks: int) -> str:
+    """The device of one rank: `cuda` is a GPU of its own for each, of those that its process sees.
+
+    >>> own_device("cpu", 1, 2)
+    'cpu'
+    """
+    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" and ranks > 1 else device
+
+
+def _checkpoint(run: Run, collective: Collective) -> Path | None:
+    """The one that rank 0 finds: a shared file system may show others an older state of the folder."""
+    found = checkpoint.latest(run.checkpoints) if collective.rank == 0 else None
+    name = collective.gather(found.name if found else "")[0]
+    return run.checkpoints / name if name else None
+
+
+def make_replay(config: Config, run: Run, collective: Collective) -> Replay:
+    """A rank's part of it. Synchronous schedules train on each segment once, others as often as the pace allows."""
+    numbers, lane = config.replay, (collective.rank, collective.size)
     limiter = RateLimiter(numbers.samples_per_insert, numbers.slack, config.learner.batch)
-    once = config.schedule != "async"
-    uses = 1 if once else numbers.max_uses or None
-    return Replay(numbers.capacity, run.path / "replay", config.seed, limiter, order=numbers.order, max_uses=uses)
+    uses = 1 if config.schedule != "async" else numbers.max_uses or None
+    part, folder = -(-numbers.capacity // collective.size), run.path / "replay"
+    return Replay(part, folder, config.seed, limiter, order=numbers.order, max_uses=uses, lane=lane)
 
 
 def resume(learner: Learner, path: Path, config: Config) -> None:
@@ -127,5 +155,5 @@ class Saver:
     def __call__(self, state: dict[str, Any]) -> None:
         whole = state | {"policy_spec": asdict(self.spec), "config": to_dict(self.config)}
         checkpoint.save(self.run.checkpoints, state["counters"]["updates"], whole, self.config.learner.keep)
-        kept = checkpoint.each(self.run.checkpoints, "replay")
-        self.replay.retain(i for replay in kept for i in replay["ids"])
+        kept = [state["replay"], *checkpoint.each(self.run.checkpoints, "replay")]
+        self.replay.retain([i for replay in kept for i in replay["ids"]], state["replay"]["logs"])

@@ -13,20 +13,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from acceerl.config import Supervisor as RestartRules
+from acceerl.launch.lives import Child, Exit, Fall
 from acceerl.runtime.placement import Row
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, KEEPER, STOPPED
 
 Command = Callable[[str, int], list[str]]  # role, index -> argv
-LONGEST_BACKOFF = 60.0  # seconds
 LIFE = "--- acceerl starts"  # opens the part of a log that belongs to one life of a process
 
 # Runs first in every child: the kernel kills it when its keeper dies, then it becomes mpiexec. In a process of its
@@ -39,48 +37,6 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-@dataclass(frozen=True)
-class Exit:
-    """A process that ended. `asked`: its code says that it was told to leave; `again`: it will be restarted."""
-
-    role: str
-    index: int
-    code: int
-    text: str  # "exit code 1", "Killed (signal 9)"
-    again: bool = False
-    hopeless: bool = False  # a crash loop
-
-    @property
-    def name(self) -> str:
-        return f"{self.role}[{self.index}]"
-
-
-@dataclass
-class Child:
-    """One process of the table through all its lives."""
-
-    row: Row
-    index: int
-    popen: subprocess.Popen[bytes] | None = None
-    started: float = 0.0  # time.monotonic()
-    due: float = 0.0  # when to start next
-    restarts: int = 0
-    failures: int = 0  # in a row, quickly; drives the backoff
-    crashes: deque[float] = field(default_factory=deque)  # their times within the window
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.row.role, self.index
-
-    @property
-    def name(self) -> str:
-        return f"{self.row.role}[{self.index}]"
-
-    @property
-    def running(self) -> bool:
-        return self.popen is not None
-
-
 class Keeper:
     """The processes of `rows`. Call `poll` a few times a second; it starts what is due and tells what ended."""
 
@@ -90,11 +46,13 @@ class Keeper:
         self.run, self.attempt, self.rules = run, attempt, rules
         self.command = command or process_command(run)
         self.closing = False  # True: whoever ends now is not started again
+        self.falls: dict[str, Fall] = {}  # by role: rows that live together and of which one process has died
         self.children = {(row.role, i): Child(row, i) for row in rows for i in range(row.count)}
 
     def poll(self) -> list[Exit]:
         """Starts what is due; returns the processes that have ended since the last call."""
-        exits = [self._ended(child, code) for child, code in self._codes()]
+        exits = [exit for child, code in self._codes() for exit in self._ended(child, code)]
+        exits += [exit for fall in list(self.falls.values()) for exit in self._fallen(fall)]
         for child in self.children.values():
             if not (self.closing or child.running) and time.monotonic() >= child.due:
                 self._start(child)
@@ -172,30 +130,36 @@ class Keeper:
             )  # fmt: skip
         child.started, child.due = time.monotonic(), float("inf")
 
-    def _ended(self, child: Child, code: int) -> Exit:
+    def _ended(self, child: Child, code: int) -> Iterator[Exit]:
         """Books an end and decides what follows: done, asked to stop, again after a backoff, or a crash loop."""
         child.popen = None
         text = _describe(code, self.log(child))
         if code == STOPPED or (code == DONE and child.row.role == "learner"):
-            return Exit(*child.key, code, text)
-        hopeless = self._book_crash(child)
-        if hopeless:
-            return Exit(*child.key, code, text, hopeless=True)
-        child.restarts += 1
-        child.due = time.monotonic() + self._backoff(child)
-        return Exit(*child.key, code, text, again=True)
+            yield Exit(*child.key, code, text)
+        elif child.row.together and not self.closing:  # what follows is decided when all of the row are down
+            self.falls.setdefault(child.row.role, Fall(child.row.role)).book(child, code, text)
+        elif child.crashed(self.rules):
+            yield Exit(*child.key, code, text, hopeless=True)
+        else:
+            child.again(child.backoff(self.rules))
+            yield Exit(*child.key, code, text, again=True)
 
-    def _book_crash(self, child: Child) -> bool:
-        """True after `crash_limit` crashes within `crash_window` seconds, or in a row of lives shorter than that."""
-        now = time.monotonic()
-        child.failures = 1 if now - child.started > self.rules.crash_window else child.failures + 1
-        child.crashes.append(now)
-        while now - child.crashes[0] > self.rules.crash_window:
-            child.crashes.popleft()
-        return max(child.failures, len(child.crashes)) >= self.rules.crash_limit
-
-    def _backoff(self, child: Child) -> float:
-        return min(LONGEST_BACKOFF, self.rules.backoff * 2.0 ** min(child.failures - 1, 16))
+    def _fallen(self, fall: Fall) -> Iterator[Exit]:
+        """Ends the rest of a row that has lost a process, then starts all of it again: one crash, many restarts."""
+        row = [child for child in self.children.values() if child.row.role == fall.role]
+        rest = [child for child in row if child.running]
+        if rest and not self.closing:
+            if fall.is_clear():
+                fall.doom(rest)
+                for child in rest:
+                    self.kill(child)
+            return
+        del self.falls[fall.role]
+        culprit = fall.culprit()
+        hopeless = culprit.crashed(self.rules)
+        for child in () if hopeless else row:
+            child.again(culprit.backoff(self.rules))
+        yield from fall.exits(hopeless)
 
 
 def process_command(run: Run) -> Command:

@@ -58,7 +58,7 @@ class Progress:
 class Totals:
     """Counters of the run: what earlier attempts reached plus what every process life of this one has counted.
 
-    `updates` and `policy_version` are the learner's own, which a checkpoint restores; they may go back once
+    `updates` and `policy_version` are those of learner rank 0, which a checkpoint restores; they may go back once
     after a crash, as training does.
     """
 
@@ -74,7 +74,7 @@ class Totals:
         for (role, index), record in records.items():
             counted = record.counters.get("counters", {})
             self._lives[role, index, record.incarnation] = counted
-            if role == "learner" and "updates" in counted:
+            if (role, index) == ("learner", 0) and "updates" in counted:
                 updates = int(counted["updates"])
                 self._learner = {"updates": updates, "policy_version": int(counted.get("policy_version", updates))}
         self.success = _known(latest_gauge(records, "learner", "success"), self.success)

@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from typing import Any
 
 from acceerl.config import Config
-from acceerl.launch.keeper import Child, Command, Exit, Keeper, last_lines
+from acceerl.launch.keeper import Command, Keeper, last_lines
 from acceerl.launch.leader import FAILED, whoami
+from acceerl.launch.lives import Child, Exit
 from acceerl.launch.progress import Key, Progress, Totals, scalars
 from acceerl.launch.vitals import Vitals
 from acceerl.runtime.metrics import TensorBoard
@@ -102,7 +103,8 @@ class Supervisor:
     def _judge(self, exit: Exit) -> None:
         self.registry.gone(exit.role, exit.index)
         if exit.role == "learner" and exit.code == DONE:
-            self._drain(DONE, "the learner is done")
+            if exit.index == 0:  # the other ranks leave beside it
+                self._drain(DONE, "the learner is done")
         elif exit.code == STOPPED:
             self._drain(STOPPED, f"{exit.name} was asked to stop")
         elif exit.hopeless and self.code is None:

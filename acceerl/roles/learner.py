@@ -1,4 +1,8 @@
-"""The learner role: takes Segments in, trains, publishes weights, saves checkpoints. trainer.py is one update."""
+"""The learner role: takes Segments in, trains, publishes weights, saves checkpoints. trainer.py is one update.
+
+Several ranks take one turn of the loop together: each tells its news (`_tell`), the sum over ranks is known to all, and
+everybody decides alike from it. A rank whose replay is short gives less to the batch and never holds the others up.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,22 @@ import numpy as np
 import torch
 
 from acceerl.algo.batch import SegmentBatch, micro_batches
+from acceerl.channels.collective import Alone, Collective
 from acceerl.channels.links import SegmentReceiver, WeightsPublisher
 from acceerl.config import Learner as Numbers
 from acceerl.protocols import Meter, Policy
+from acceerl.roles.sharing import News, shares
 from acceerl.roles.tasks import TaskWeights
 from acceerl.roles.trainer import Trainer
-from acceerl.stores.replay import Replay
+from acceerl.stores.replay import Replay, merged, part_of
 from acceerl.types import Segment, Weights
+
+Told = dict[str, np.ndarray]  # what all ranks told in a turn, added up
 
 
 @dataclass
 class Counters:
-    """What a resumed run continues from."""
+    """What a resumed run continues from; of all ranks together."""
 
     updates: int = 0
     decisions: int = 0  # received
@@ -37,7 +45,8 @@ class Counters:
 class Learner:
     """State of one learner rank; `run` is the loop. The policy version is the number of updates.
 
-    `save(state)` writes a checkpoint; `prefetch` builds the next batch beside training (None: in line).
+    `save(state)` writes a checkpoint, on rank 0; `prefetch` builds the next batch beside training (None: in line).
+    `stop` asks whether this rank was told to leave: then all ranks save and leave together.
     """
 
     trainer: Trainer
@@ -49,25 +58,38 @@ class Learner:
     meter: Meter
     save: Callable[[dict[str, Any]], None]
     prefetch: Executor | None = None
+    collective: Collective = field(default_factory=Alone)
+    stop: Callable[[], bool] = lambda: False
     counters: Counters = field(default_factory=Counters)
+    news: News = field(init=False)
     owed: int = 0  # credits not yet granted
     pending: Future[list[SegmentBatch]] | None = None
     wants_checkpoint: bool = False
+    finished: bool = False  # the training is done, on every rank
+
+    def __post_init__(self) -> None:
+        self.news = News(len(self.tasks.successes))
+        self.leads = self.collective.rank == 0
+        self.saved = self.clock = time.monotonic()
 
     def run(self) -> Iterator[bool]:
-        """Yields True after an update, False when there was nothing to train on. Ends when the training is done."""
+        """Yields True after an update, False when there was nothing to train on. Ends when the training is done.
+
+        Or when a rank was asked to stop. Saves a checkpoint last.
+        """
+        self.trainer.share()
         self._publish()
-        clock = saved = time.monotonic()
-        while not self.done():
-            self._take()
-            updated = self._train()
-            now = time.monotonic()
-            self.counters.seconds += now - clock
-            clock = now
-            if self.wants_checkpoint or now - saved >= self.numbers.checkpoint_every:
+        self.saved = self.clock = time.monotonic()
+        while True:
+            told = self._exchange()
+            if told["done"] or told["stop"]:
+                break
+            updated = self._train(told)
+            self._tick()
+            if told["checkpoint"]:
                 self.checkpoint()
-                saved = time.monotonic()
             yield updated
+        self.finished = bool(told["done"])
         self.checkpoint()
 
     def done(self) -> bool:
@@ -76,96 +98,153 @@ class Learner:
 
     def checkpoint(self) -> None:
         """Saves everything that a resumed run needs; a batch that was prefetched is sampled again."""
-        self.wants_checkpoint = False
+        self.wants_checkpoint, self.saved = False, time.monotonic()
+        replays = self.collective.gather(self.replay.state_dict())
+        if not self.leads:
+            return
         self.save(
             {
                 "trainer": self.trainer.state_dict(),
                 "counters": dict(vars(self.counters)),
                 "tasks": self.tasks.state_dict(),
-                "replay": self.replay.state_dict(),
+                "replay": merged(replays),
             }
         )
         self.meter.event("checkpoint", updates=self.counters.updates)
 
     def load(self, state: dict[str, Any], keep_replay: bool) -> None:
+        """Continues from a checkpoint of any number of ranks."""
         self.trainer.load_state_dict(state["trainer"])
         self.counters = Counters(**state["counters"])
         self.tasks.load_state_dict(state["tasks"])
-        self.meter.count("updates", self.counters.updates)
+        if self.leads:
+            self.meter.count("updates", self.counters.updates)
         if keep_replay:
-            self.replay.restore(state["replay"])
+            self.replay.restore(part_of(state["replay"], self.collective.rank, self.collective.size))
 
-    def _take(self) -> None:
-        """Moves what arrived into the replay; gives credits back only while the pace allows more."""
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.counters.seconds += now - self.clock
+        self.clock = now
+
+    def _exchange(self) -> Told:
+        """Takes what arrived, tells the other ranks, books everybody's news, gives credits back."""
         arrived = self.segments.poll()
         for segment in arrived:
-            self._book(segment)
-        if self.replay.evicted and self.replay.decisions < self.numbers.batch:
+            self.replay.insert(segment)
+            self.news.take(segment)
+        self.owed += len(arrived)
+        told = self._tell()
+        self._book(told, arrived)
+        self._refuse_small_replay(told)
+        self._grant(told)
+        return told
+
+    def _tell(self) -> Told:
+        """This rank's side of a turn, added up over ranks; what is told must be the same set of names everywhere."""
+        mine, place = self.news, self.collective.mine
+        self.news = News(len(mine.won))
+        told = self.collective.total(
+            vars(mine)
+            | {
+                "held": place(self.replay.decisions),
+                "fresh": place(self.replay.fresh),
+                "full": bool(self.replay.evicted),
+                "ready": self.pending is not None and self.pending.done(),
+                "checkpoint": self.wants_checkpoint or (self.leads and self._checkpoint_due()),
+                "done": self.done(),
+                "stop": self.stop(),
+            }
+        )
+        elsewhere = [int(told[name]) - getattr(mine, name) for name in ("decisions", "sampled")]
+        self.replay.count_elsewhere(*elsewhere)
+        return told
+
+    def _checkpoint_due(self) -> bool:
+        return time.monotonic() - self.saved >= self.numbers.checkpoint_every
+
+    def _book(self, told: Told, arrived: list[Segment]) -> None:
+        for name in ("decisions", "env_steps", "episodes"):
+            setattr(self.counters, name, getattr(self.counters, name) + int(told[name]))
+        if told["episodes"]:
+            self.tasks.add(told["won"], told["lost"])
+            self.segments.set_task_weights(self.tasks.weights())
+        for segment in arrived:
+            if segment.terminated or segment.truncated:
+                self.meter.event("episode", **_episode(segment, self.counters))
+
+    def _refuse_small_replay(self, told: Told) -> None:
+        if told["full"] == self.collective.size and told["held"].sum() < self.numbers.batch:
             raise ValueError(
-                f"the full replay holds {self.replay.decisions} decisions, learner.batch is {self.numbers.batch}: "
+                f"the full replay holds {told['held'].sum():.0f} decisions, learner.batch is {self.numbers.batch}: "
                 "raise replay.capacity or lower learner.batch"
             )
-        self.owed += len(arrived)
-        starved = self.replay.decisions < self.numbers.batch and self.pending is None
+
+    def _grant(self, told: Told) -> None:
+        """Gives credits back only while the pace allows more."""
+        starved = told["held"].sum() < self.numbers.batch and self.pending is None
         if self.owed and (starved or self.replay.can_insert()):
             self.segments.grant(self.owed)
             self.owed = 0
 
-    def _book(self, segment: Segment) -> None:
-        self.replay.insert(segment)
-        self.tasks.book(segment)
-        self.counters.decisions += len(segment)
-        self.counters.env_steps += int(segment.executed.sum())
-        if segment.terminated or segment.truncated:
-            self.counters.episodes += 1
-            self.segments.set_task_weights(self.tasks.weights())
-            self.meter.event("episode", **_episode(segment, self.counters))
-
-    def _train(self) -> bool:
-        """Trains on the batch at hand after starting to build the next one."""
+    def _train(self, told: Told) -> bool:
+        """Trains on the batch at hand after starting to build the next one, when every rank has built its own."""
         if self.pending is None:
-            self.pending = self._start()
-        if self.pending is None or not self.pending.done():
+            self.pending = self._start(told)
+            return False
+        if told["ready"] < self.collective.size:
             return False
         batches = self.pending.result()
-        self.pending = self._start()
+        self.pending = self._start(told)
         self._update(batches)
         return True
 
-    def _start(self) -> Future[list[SegmentBatch]] | None:
-        if not self._enough():
+    def _start(self, told: Told) -> Future[list[SegmentBatch]] | None:
+        """Draws this rank's share of the next batch, if all ranks together have enough."""
+        if told["held"].sum() < self.numbers.batch or not self.replay.limiter.can_sample():
             return None
-        return self._submit(self.replay.sample(self.numbers.batch))
-
-    def _enough(self) -> bool:
-        return self.replay.can_sample() and self.replay.decisions >= self.numbers.batch
+        share = shares(told["fresh"], told["held"], self.numbers.batch)[self.collective.rank]
+        segments = self.replay.sample(share) if share else []
+        self.news.sampled += sum(map(len, segments))
+        return self._submit(segments)
 
     def _submit(self, segments: list[Segment]) -> Future[list[SegmentBatch]]:
         if self.prefetch is not None:
-            return self.prefetch.submit(micro_batches, segments, self.numbers.micro_batch)
+            return self.prefetch.submit(_build, segments, self.numbers.micro_batch)
         future: Future[list[SegmentBatch]] = Future()
-        future.set_result(micro_batches(segments, self.numbers.micro_batch))
+        future.set_result(_build(segments, self.numbers.micro_batch))
         return future
 
     def _update(self, batches: list[SegmentBatch]) -> None:
         stats = self.trainer.update(batches, self.counters.updates)
-        decisions = sum(b.n_decisions for b in batches)
-        if self.counters.updates == 0:  # lets two runs be compared exactly
+        decisions = int(stats.pop("decisions"))
+        if self.leads and self.counters.updates == 0:  # lets two runs be compared exactly
             self.meter.event("first_update", decisions=decisions, **stats)
         self.counters.updates += 1
         self.counters.sampled += decisions
-        self.meter.count("updates")
-        self.meter.count("samples", decisions)
+        self._report(decisions, stats)
+        if self.counters.updates % self.numbers.publish_every == 0:
+            self._publish()
+
+    def _report(self, decisions: int, stats: dict[str, float]) -> None:
+        """Counters of the run come from rank 0 alone, so that nothing is counted twice."""
+        if self.leads:
+            self.meter.count("updates")
+            self.meter.count("samples", decisions)
         for name, value in stats.items():
             self.meter.gauge(name, value)
         self.meter.gauge("success", self.tasks.success_rate())
         self.meter.gauge("replay_decisions", self.replay.decisions)
-        if self.counters.updates % self.numbers.publish_every == 0:
-            self._publish()
 
     def _publish(self) -> None:
-        """Offers a snapshot, so that training goes on while it travels."""
-        self.weights.publish(Weights(self.counters.updates, pack(self.trainer.policy)))
+        """Offers a snapshot, so that training goes on while it travels. Every rank has the same: one is enough."""
+        if self.leads:
+            self.weights.publish(Weights(self.counters.updates, pack(self.trainer.policy)))
+
+
+def _build(segments: list[Segment], most: int) -> list[SegmentBatch]:
+    """A rank that has nothing to give trains on no batch at all."""
+    return micro_batches(segments, most) if segments else []
 
 
 def pack(policy: Policy) -> dict[str, np.ndarray]:

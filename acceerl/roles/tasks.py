@@ -136,9 +136,10 @@ class TaskWeights:
     def __init__(self, n_tasks: int) -> None:
         self.successes: list[deque[bool]] = [deque(maxlen=self.WINDOW) for _ in range(n_tasks)]
 
-    def book(self, segment: Segment) -> None:
-        if (segment.terminated or segment.truncated) and not segment.imagined:
-            self.successes[segment.assignment.task].append(bool(segment.terminated))
+    def add(self, won: np.ndarray, lost: np.ndarray) -> None:
+        """Counts newly ended episodes; both are whole numbers [n_tasks]."""
+        for task, window in enumerate(self.successes):
+            window.extend([True] * int(won[task]) + [False] * int(lost[task]))
 
     def weights(self) -> np.ndarray:
         """float64 [n_tasks]."""

@@ -1,4 +1,8 @@
-"""What one update is: micro-batches through the policy, the total loss, one optimiser step. No links here."""
+"""What one update is: micro-batches through the policy, the total loss, one optimiser step. No links here.
+
+Several learner ranks make one update together: each has a part of the batch (maybe none), and losses are weighed by
+the counts of the whole, so that summed gradients are those of one rank with all of it.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,26 @@ from typing import Any
 
 import torch
 
-from acceerl.algo.batch import SegmentBatch
-from acceerl.algo.loss import total_loss
+from acceerl.algo.batch import SegmentBatch, shared
+from acceerl.algo.loss import advantages_and_returns, stat_names, total_loss
 from acceerl.algo.normalise import LaggedNormaliser
+from acceerl.channels.collective import Alone, Collective
 from acceerl.config import Algo, Learner
 from acceerl.protocols import Policy
+from acceerl.roles.gradients import check_equal, share_state, sum_gradients
 
 Stats = dict[str, float]
+CHECK_EVERY = 100  # updates between two looks whether all ranks still have the same parameters
 
 
 class Trainer:
     """Policy, optimiser and the statistics that live from update to update."""
 
-    def __init__(self, policy: Policy, algo: Algo, numbers: Learner, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, algo: Algo, numbers: Learner, seed: int, collective: Collective | None = None
+    ) -> None:
         self.policy, self.algo, self.numbers = policy, algo, numbers
+        self.collective = collective or Alone()
         self.updates = 0
         self.normaliser = LaggedNormaliser()
         self.generator = torch.Generator().manual_seed(seed)
@@ -30,17 +40,60 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(_groups(policy, numbers), weight_decay=numbers.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _schedule(numbers))
 
+    def share(self) -> None:
+        """Begins with rank 0's policy on every rank."""
+        share_state(self.policy, self.collective)
+
     def update(self, micro_batches: Sequence[SegmentBatch], version: int) -> Stats:
-        """One optimiser step; the micro-batches' losses already carry their shares of the whole batch."""
+        """One optimiser step on the micro-batches of all ranks; statistics are of the whole, and so is `decisions`."""
         began = time.monotonic()
+        whole = self._count(micro_batches)
+        batches = shared(micro_batches, **whole)
+        if not self.normaliser.ready:
+            self._measure(batches)
         self.optimiser.zero_grad(set_to_none=True)
-        stats = [self._backward(batch, version) for batch in micro_batches]
+        stats = [self._backward(batch, version) for batch in batches]
+        norm = self._step()
+        mean = self._mean(stats)
+        return mean | {"decisions": whole["decisions"], "grad_norm": norm, "update_s": time.monotonic() - began}
+
+    def _count(self, batches: Sequence[SegmentBatch]) -> dict[str, int]:
+        """Decisions and unmasked tokens of the whole batch, over all ranks."""
+        mine = {"decisions": sum(b.n_decisions for b in batches), "tokens": sum(b.n_tokens for b in batches)}
+        return {name: int(count) for name, count in self.collective.total(mine).items()}
+
+    def _measure(self, batches: Sequence[SegmentBatch]) -> None:
+        """Before the first update there are no numbers to normalise with: a pass without gradients finds them.
+
+        Otherwise they would depend on how the batch happens to be split over micro-batches and ranks.
+        """
+        with torch.no_grad():
+            for batch in batches:
+                batch = batch.to(self.numbers.device)
+                values = self.policy.evaluate(batch.observations, batch.tokens).values
+                self.normaliser.add(advantages_and_returns(values, batch, self.algo)[0], batch.mask)
+        self._end_normalising({})
+
+    def _step(self) -> float:
+        sum_gradients(self.parameters, self.collective)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.numbers.grad_clip)
         self.optimiser.step()
         self.scheduler.step()
-        self.normaliser.step()
         self.updates += 1
-        return _total(stats) | {"grad_norm": float(norm), "update_s": time.monotonic() - began}
+        if self.updates % CHECK_EVERY == 0:
+            check_equal(self.parameters, self.collective, self.updates)
+        return float(norm)
+
+    def _mean(self, stats: Sequence[dict[str, torch.Tensor]]) -> Stats:
+        """Micro-batches report their shares, so their sum over all ranks is the mean over the whole batch."""
+        names = stat_names(self.algo)
+        return self._end_normalising({name: float(sum(s[name] for s in stats)) for name in names})
+
+    def _end_normalising(self, values: Stats) -> Stats:
+        """Ends the normaliser's step with the sums of all ranks; `values` are summed in the same message."""
+        sums = self.collective.total(values | {"advantages": self.normaliser.sums.cpu().numpy()})
+        self.normaliser.step(torch.from_numpy(sums.pop("advantages")))
+        return {name: float(value) for name, value in sums.items()}
 
     def _backward(self, batch: SegmentBatch, version: int) -> dict[str, torch.Tensor]:
         batch = batch.to(self.numbers.device)
@@ -98,8 +151,3 @@ def _cosine(step: int, numbers: Learner) -> float:
         return 1.0
     done = min(1.0, step / numbers.decay)
     return numbers.lr_floor + (1 - numbers.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _total(stats: Sequence[dict[str, torch.Tensor]]) -> Stats:
-    """Micro-batches report their shares, so their sum is the mean over the whole batch."""
-    return {key: float(sum(s[key] for s in stats)) for key in stats[0]}

@@ -28,6 +28,7 @@ class Row:
     threads: int
     device: str = "cpu"
     defaults: dict[str, str] = field(default_factory=dict)
+    together: bool = False  # processes of it cannot go on without each other: when one dies, all start again
 
     def environment(self, inherited: dict[str, str]) -> dict[str, str]:
         """The environment variables of this row's processes.
@@ -43,9 +44,10 @@ def rows(config: Config) -> tuple[Row, ...]:
 
     Raises ValueError, naming the row and the key, for one that cannot work.
     """
+    ranks = config.learner.ranks
     sim = {**MPI_ENV, **GL_ENV, "LP_NUM_THREADS": "0"}  # Mesa's worker threads cost more than small images gain
     table = (
-        Row("learner", 1, config.learner.threads, config.learner.device, MPI_ENV),
+        Row("learner", ranks, config.learner.threads, config.learner.device, MPI_ENV, together=ranks > 1),
         Row("inference", _instances(config), config.inference.threads, config.inference.device, MPI_ENV),
         Row("rollout", config.rollout.processes, 1, defaults=sim),
         Row("evaluator", config.evaluator.processes, 1, defaults=sim),
@@ -91,6 +93,9 @@ def _threads_fit(table: tuple[Row, ...], cores: Callable[[], int] = lambda: len(
 
 def _devices_exist(table: tuple[Row, ...]) -> None:
     for row in table:
+        if row.together and ":" in row.device:
+            raise ValueError(f"placement row {row.role}: {row.role}.device={row.device} is one GPU for "
+                             f"{row.count} ranks; set {row.role}.device=cuda")  # fmt: skip
         if row.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device} is unknown: choose cpu or cuda")
         if row.count and row.device.startswith("cuda") and not _has_gpu():

@@ -44,6 +44,7 @@ class Record:
     last_heartbeat: float = 0.0  # time.time() of the last counters
     last_heard: float = 0.0  # time.monotonic() of any line, pings included
     counters: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)  # what this life of it has published
 
 
 class _Line:
@@ -209,6 +210,8 @@ class Registry:
         elif op == "beat" and record:
             with self._lock:
                 record.last_heartbeat, record.counters = time.time(), message["counters"]
+        elif op == "fact" and record and record.incarnation == line.incarnation:
+            record.facts[message["name"]] = message["fact"]
         elif op == "announce":
             line.push(id=message["id"], incarnation=self._announce(line, message))
         elif op == "peer":
@@ -236,7 +239,7 @@ class Registry:
         record = self._records.get(key)
         if record is None or not record.alive:
             return {"port": None, "incarnation": None}
-        return {"port": record.port, "incarnation": record.incarnation}
+        return {"port": record.port, "incarnation": record.incarnation, "facts": record.facts}
 
     def _relay(self, line: _Line, to: Key, message: dict[str, Any]) -> None:
         self._friends[to].add(line.key)

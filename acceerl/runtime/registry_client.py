@@ -57,6 +57,7 @@ class RegistryClient:
         self._socket: socket.socket | None = None
         self._closing = threading.Event()
         self._count = 0
+        self._host = "127.0.0.1"  # the registry's
         threading.Thread(target=self._run, name="registry-client", daemon=True).start()
         self._wait(lambda: self._lost_at is None, timeout_s, f"the registry of {run_dir}")
 
@@ -85,6 +86,23 @@ class RegistryClient:
                 return answer["port"], answer["incarnation"]
             time.sleep(0.05)
         raise RegistryTimeout(f"{self} waited {timeout_s:.0f} s for {what}")
+
+    @property
+    def address(self) -> str:
+        """This machine as other processes of the run reach it: the end of its own line to the registry."""
+        line = self._socket
+        own = line.getsockname()[0] if line is not None else "127.0.0.1"
+        # on the supervisor's machine the line may be local although the run is not
+        return self._host if own.startswith("127.") else str(own)
+
+    def publish(self, name: str, fact: Any) -> bool:
+        """Makes a small fact (JSON) about this life of the process known, until it ends or another takes its place."""
+        return self._send({"op": "fact", "name": name, "fact": fact})
+
+    def fact(self, role: str, index: int, name: str, timeout_s: float = 30.0) -> Any:
+        """What a living process published under `name`; None when it does not live or has not."""
+        what = f"the registry to tell about {role}[{index}]"
+        return self._ask({"op": "peer", "role": role, "index": index}, timeout_s, what).get("facts", {}).get(name)
 
     def tell(self, what: str, role: str, index: int, data: Any = None) -> bool:
         """Passes `what` on to a process, if it is there. False: the registry is out of reach."""
@@ -159,7 +177,7 @@ class RegistryClient:
             hello = {"role": self.role, "index": self.index, "incarnation": self.incarnation, "token": where["token"]}
             line.sendall(json.dumps(hello).encode() + b"\n")
             line.settimeout(PING_S)
-            self._socket = line
+            self._socket, self._host = line, where["host"]
             try:
                 self._read(line)
             finally:

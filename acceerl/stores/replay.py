@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Replay:
 
     A pass draws every segment once before any of them again. `order="uniform"` shuffles each pass;
     `order="fresh"` draws the least used first, oldest first among equals. With `max_uses` a segment leaves after
-    that many draws. `spool=None` keeps nothing on disk: `ids()` is then empty.
+    that many draws. `spool=None` keeps nothing on disk: `ids()` is then empty. Replays of several ranks share a spool
+    folder, each with its `lane` (see `spool.Spool`).
     """
 
     def __init__(
@@ -74,18 +76,19 @@ class Replay:
         limiter: RateLimiter | None = None,
         order: str = "uniform",
         max_uses: int | None = None,
+        lane: tuple[int, int] = (0, 1),
     ) -> None:
         if order not in ("uniform", "fresh"):
             raise ValueError(f"replay order {order!r} is unknown: choose uniform or fresh")
         self.limiter = limiter or RateLimiter()
         self.evicted = 0  # segments that left because the replay was full
         self._capacity, self._order, self._max_uses = capacity_segments, order, max_uses
-        self._spool = Spool(spool) if spool else None
+        self._spool = Spool(spool, lane=lane) if spool else None
         self._rng = np.random.default_rng(seed)
         self._lock = threading.RLock()
         self._held: dict[int, _Held] = {}  # by arrival, so that the first is the oldest
         self._queue: list[tuple[int, float, int]] = []  # heap of (uses, tie-break, key); keys that left are skipped
-        self._next_key, self._pass, self._decisions = 0, 0, 0
+        self._next_key, self._pass, self._decisions, self._fresh = 0, 0, 0, 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -94,6 +97,11 @@ class Replay:
     def decisions(self) -> int:
         """How many decisions are held."""
         return self._decisions
+
+    @property
+    def fresh(self) -> int:
+        """How many decisions are held that were never drawn."""
+        return self._fresh
 
     def can_insert(self) -> bool:
         """False while the learner is too far behind; an empty replay always takes more."""
@@ -108,6 +116,12 @@ class Replay:
         with self._lock:
             self._add(segment, spooled, self._pass if self._order == "uniform" else 0)
             self.limiter.inserted += len(segment)
+
+    def count_elsewhere(self, inserted: int, sampled: int) -> None:
+        """Tells the limiter what other ranks inserted and drew, so that it paces them all together."""
+        with self._lock:
+            self.limiter.inserted += inserted
+            self.limiter.sampled += sampled
 
     def sample(self, n_decisions: int) -> list[Segment]:
         """Whole segments until they hold at least `n_decisions`; fewer only if `max_uses` emptied the replay.
@@ -130,16 +144,20 @@ class Replay:
         return [int(i) for i in self.state_dict()["ids"]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain ints and lists: ids, uses, and the limiter's counters. Synchronises the spool."""
+        """Plain ints and lists: ids, uses, the limiter's counters, the log in hand. Synchronises the spool."""
+        log = self._spool.current if self._spool else 0  # read first: what is inserted meanwhile lies there or later
         with self._lock:
             held = [(item.spooled, item.uses) for item in self._held.values() if item.spooled >= 0]
             counters = {"inserted": self.limiter.inserted, "sampled": self.limiter.sampled}
         if self._spool:
             self._spool.flush()
-        return {"ids": [i for i, _ in held], "uses": [uses for _, uses in held], **counters}
+        return {"ids": [i for i, _ in held], "uses": [uses for _, uses in held], **counters, "logs": [log]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Reads a `state_dict`'s segments back from the spool. Raises ValueError when one is not there."""
+        """Reads a `state_dict`'s segments back from the spool, of several lanes one after another.
+
+        Raises ValueError when one is not there.
+        """
         if self._spool is None:
             raise ValueError("a replay without a spool restores nothing: give it the run's spool folder")
         with self._lock:
@@ -148,13 +166,14 @@ class Replay:
             self._pass = min(state["uses"], default=0)
             self.limiter.inserted, self.limiter.sampled = state["inserted"], state["sampled"]
 
-    def retain(self, ids: Iterable[int]) -> None:
-        """Removes spool files with neither a held segment nor one of `ids`: those of the checkpoints that are kept."""
+    def retain(self, ids: Iterable[int], logs: Sequence[int]) -> None:
+        """Removes spool files that nobody needs; one rank does it for all.
+
+        `ids`: what any rank holds and what the kept checkpoints name. `logs`: of each lane the log that was in hand
+        before that was asked; it and later ones stay.
+        """
         if self._spool:
-            before = self._spool.current  # read first: what is inserted meanwhile lies in this log or a later one
-            with self._lock:
-                held = {item.spooled for item in self._held.values()}
-            self._spool.retain(held.union(ids), before)
+            self._spool.retain(ids, logs)
 
     def close(self) -> None:
         """Writes what waits for the spool and ends its thread."""
@@ -167,6 +186,7 @@ class Replay:
             self.evicted += 1
         self._held[self._next_key] = _Held(segment, spooled, uses)
         self._decisions += len(segment)
+        self._fresh += len(segment) * (uses == 0)
         self._enqueue(self._next_key)
         self._next_key += 1
 
@@ -176,6 +196,7 @@ class Replay:
             key = heapq.heappop(self._queue)[2]
         item = self._held[key]
         self._pass = item.uses  # who arrives now joins the running pass
+        self._fresh -= len(item.segment) * (item.uses == 0)
         item.uses += 1
         if item.uses == self._max_uses:
             self._leave(key)
@@ -188,7 +209,22 @@ class Replay:
         heapq.heappush(self._queue, (self._held[key].uses, tie, key))
 
     def _leave(self, key: int) -> None:
-        self._decisions -= len(self._held.pop(key).segment)
+        item = self._held.pop(key)
+        self._decisions -= len(item.segment)
+        self._fresh -= len(item.segment) * (item.uses == 0)
+
+
+def merged(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The states of all ranks' replays as one, in turns, so that old segments stay before young ones."""
+    pairs = [list(zip(state["ids"], state["uses"], strict=True)) for state in states]
+    turns = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+    logs = [log for state in states for log in state["logs"]]
+    return {**states[0], "ids": [i for i, _ in turns], "uses": [uses for _, uses in turns], "logs": logs}
+
+
+def part_of(state: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
+    """What one of `ranks` restores of a merged state, whoever held it before."""
+    return {**state, "ids": state["ids"][rank::ranks], "uses": state["uses"][rank::ranks]}
 
 
 @dataclass

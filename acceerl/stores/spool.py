@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -36,13 +36,15 @@ BY_CAMERA = ("images", "frames")
 class Spool:
     """Writes segments in arrival order beside the caller; `append` costs an id and a place in a queue.
 
-    When the disk refuses, the next `append` or `flush` raises OSError naming the file.
+    Of several writers, `lane=(i, n)` writes the logs whose number is i modulo n: ids are unique over lanes, and any
+    lane reads any id. When the disk refuses, the next `append` or `flush` raises OSError naming the file.
     """
 
-    def __init__(self, folder: Path, log_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path, log_bytes: int | None = None, lane: tuple[int, int] = (0, 1)) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._log_bytes = folder, log_bytes or LOG_BYTES
-        self._k, self._offset = 1 + max(map(_number, folder.glob("log-*.bin")), default=-1), 0
+        self.folder, self._log_bytes, self._lanes = folder, log_bytes or LOG_BYTES, lane[1]
+        first = 1 + max(map(_number, folder.glob("log-*.bin")), default=-1)
+        self._k, self._offset = first + (lane[0] - first) % lane[1], 0
         self._stream: BinaryIO | None = None  # the thread's
         self._failed: Future[None] | None = None
         self._room = threading.BoundedSemaphore(QUEUE_SEGMENTS)
@@ -60,7 +62,7 @@ class Spool:
             )
         with self._lock:
             if self._offset and self._offset + size > self._log_bytes:
-                self._k, self._offset = self._k + 1, 0
+                self._k, self._offset = self._k + self._lanes, 0
             segment_id = self._k << OFFSET_BITS | self._offset
             self._offset += size
             self._thread.submit(self._write, self._k, parts).add_done_callback(self._written)
@@ -91,11 +93,12 @@ class Spool:
         """The number of the log in hand."""
         return self._k
 
-    def retain(self, ids: Iterable[int], before: int) -> None:
-        """Removes the logs with a number below `before` that hold none of `ids`."""
+    def retain(self, ids: Iterable[int], logs: Sequence[int]) -> None:
+        """Removes the logs that hold none of `ids` and come before the one in hand of their lane, `logs[lane]`."""
         needed = {segment_id >> OFFSET_BITS for segment_id in ids}
         for path in self.folder.glob("log-*.bin"):
-            if _number(path) < before and _number(path) not in needed:
+            k = _number(path)
+            if k < logs[k % len(logs)] and k not in needed:
                 path.unlink()
 
     def close(self) -> None:

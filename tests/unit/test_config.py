@@ -64,6 +64,7 @@ def test_a_plugin_takes_new_arguments():
         ("learner.lr=abc", "learner.lr must be a number, got 'abc'"),
         ("learner.batch=0", "learner.batch must be at least 1, got 0"),
         ("learner.lr=0", "learner.lr must be above 0"),
+        ("learner.ranks=0", "learner.ranks must be at least 1, got 0"),
         ("learner=3", "learner must be a group of keys"),
         ("learner.lr", "Error parsing override 'learner.lr'"),
         ("start=${nope}", "Interpolation key 'nope' not found"),
@@ -75,6 +76,20 @@ def test_a_mistake_is_one_line_that_names_it(text, expected):
         compose("train", [text])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["channels=inline", "learner.ranks=2"], "channels=inline has one process: set learner.ranks=1"),
+        (["schedule=sync", "inference.instances=2"], "schedule=sync takes turns with one inference"),
+        (["channels=inline", "inference.instances=2"], "set inference.instances=1, or channels=mpi"),
+        (["learner.ranks=2", "deadlines.collective=90"], "deadlines.collective=90 must be below deadlines.watchdog=90"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_named(texts, expected):
+    with pytest.raises(ValueError, match=expected):
+        compose("train", texts)
 
 
 def test_a_resumed_run_takes_numbers_but_stays_itself():

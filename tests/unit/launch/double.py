@@ -1,7 +1,8 @@
 """Stands in for `acceerl.jobs.process`: `python double.py RUN ROLE INDEX` acts as RUN/script.json says of its role.
 
 Acts: `work` until asked to stop; `finish` after a few updates; `crash` always, `crash_once` in its first life;
-`mute` stops itself (as if frozen) in its first life; `deaf` does not heed requests.
+`mute` stops itself (as if frozen) in its first life; `deaf` does not heed requests; `lose_once` says in its first life
+that it lost another of its row, `die_late_once` dies a while after that. `ROLE.INDEX` goes before `ROLE` in the script.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 from acceerl.runtime.registry import RegistryClient
-from acceerl.runtime.stop import DONE, STOPPED, StopFlag, die_with_keeper
+from acceerl.runtime.stop import DONE, LOST, STOPPED, StopFlag, die_with_keeper
 
 run, role, index = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
@@ -36,7 +37,8 @@ def leave(code: int) -> None:
 
 
 die_with_keeper()
-act, lives, updates = json.loads((run / "script.json").read_text()).get(role, "work"), life(), 0
+script = json.loads((run / "script.json").read_text())
+act, lives, updates = script.get(f"{role}.{index}", script.get(role, "work")), life(), 0
 stop = StopFlag().install()
 if act == "crash" or (act == "crash_once" and lives == 1):
     print(f"{role} says: the simulator broke", flush=True)
@@ -49,6 +51,10 @@ while time.monotonic() < end:
     client.heartbeat({"counters": {"updates": updates, "env_steps": 8 * updates, "decisions": updates}, "gauges": {}})
     if act == "mute" and lives == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
+    if act == "lose_once" and lives == 1 and updates >= 5:
+        os._exit(LOST)
+    if act == "die_late_once" and lives == 1 and updates >= 15:
+        os._exit(3)
     if act == "finish" and updates >= 5:
         leave(DONE)
     if (stop.is_set() or "stop" in client.requested) and act != "deaf":

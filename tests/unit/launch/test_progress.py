@@ -33,6 +33,12 @@ def test_the_learner_speaks_for_updates_and_versions():
     assert (totals.counters()["updates"], totals.counters()["policy_version"]) == (52, 52)
 
 
+def test_other_learner_ranks_do_not_count_again():
+    totals = Totals({"updates": 50})
+    totals.take({("learner", 0): Reported({"updates": 52}), ("learner", 1): Reported({"updates": 7})})
+    assert totals.counters()["updates"] == 52
+
+
 def test_only_one_role_counts_each_counter():
     totals = Totals({})
     totals.take({("inference", 0): Reported({"decisions": 5}), ("evaluator", 0): Reported({"env_steps": 5})})

@@ -66,6 +66,56 @@ def test_a_crash_loop_ends_the_run_with_the_role_its_code_and_its_last_words(mak
     assert list(run.checkpoints.iterdir())  # the learner was asked to leave properly
 
 
+TWO_RANKS = {"learner": {"ranks": 2}, "rollout": {"processes": 1}}
+
+
+def lives(run: Run) -> list[int]:
+    """How often each learner rank was started."""
+    return [len((run.path / f"lives.learner.{rank}").read_text()) for rank in range(2)]
+
+
+def until_restarted(run: Run, stop: StopFlag) -> Callable[[Progress], None]:
+    return lambda p: stop.set("test") if p.restarts and lives(run) == [2, 2] and p.counters["updates"] else None
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"learner.1": "crash_once"},
+        {"learner.0": "lose_once", "learner.1": "die_late_once"},  # the survivor notices before the keeper does
+        {"learner.0": "lose_once", "learner.1": "deaf"},  # it hangs: ended, and to blame
+    ],
+)
+def test_a_learner_rank_that_dies_restarts_all_of_them_and_is_named(make_run, double, capfd, script):
+    run, stop = make_run(TWO_RANKS, **script), StopFlag()
+    assert supervise(run, run.config(), until_restarted(run, stop), command=double(run), stop=stop) == STOPPED
+    restarts = {(p["role"], p["index"]): p["restarts"] for p in run.status()["processes"]}
+    assert restarts == {("learner", 0): 1, ("learner", 1): 1, ("inference", 0): 0, ("rollout", 0): 0}
+    said = capfd.readouterr().err
+    assert "learner[1] ended: " in said
+    assert "learner[0] ended: cannot go on without learner[1]; restart 1 follows" in said
+
+
+def test_a_crash_loop_of_one_rank_is_its_own(make_run, double, capfd):
+    run = make_run(TWO_RANKS, **{"learner.1": "crash"})
+    assert supervise(run, run.config(), nothing, command=double(run), stop=StopFlag()) == 1
+    said = capfd.readouterr().err
+    assert "error: learner[1] crashed 4 times within 20 s, last with exit code 3" in said
+    assert lives(run)[1] == 4
+
+
+def test_ranks_that_are_done_are_not_started_again(make_run, double):
+    run = make_run(TWO_RANKS, learner="finish")
+    assert supervise(run, run.config(), nothing, command=double(run), stop=StopFlag()) == DONE
+    assert lives(run) == [1, 1]
+
+
+def test_a_rank_that_leaves_first_does_not_end_the_run(make_run, double):
+    run, stop = make_run(TWO_RANKS, **{"learner.1": "finish"}), StopFlag()
+    assert supervise(run, run.config(), stop_at(20, stop), command=double(run), stop=stop) == STOPPED
+    assert lives(run) == [1, 1]
+
+
 def test_a_silent_process_is_named_killed_and_replaced(make_run, double, capfd):
     deadlines = {"drain": 3.0, "heartbeat": 1.0, "connect": 5.0}
     run, stop = make_run({"deadlines": deadlines, "rollout": {"processes": 1}}, rollout="mute"), StopFlag()

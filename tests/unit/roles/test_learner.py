@@ -131,9 +131,9 @@ def test_a_snapshot_does_not_follow_the_training():
 def test_a_learner_that_is_behind_stops_giving_credit(tmp_path: Path):
     world = World(tmp_path, Numbers(batch=8, micro_batch=8), credits=4)
     assert world.feed(9) == 4
-    world.learner._take()
+    world.learner._exchange()
     assert world.feed(9) == 4  # 16 decisions in: still within the slack
-    world.learner._take()
+    world.learner._exchange()
     assert world.feed(9) == 0  # 32 in and none trained: held back
     assert world.turns(10) >= 1
     assert world.feed(9) > 0

@@ -31,12 +31,19 @@ def test_every_process_gets_its_threads_and_the_users_environment_wins():
         ),
         ({"learner": {"threads": 4096}}, "row learner: learner.threads=4096"),
         ({"inference": {"device": "cuda"}}, "row inference: inference.device=cuda"),
+        ({"learner": {"device": "cuda:0", "ranks": 2}}, "row learner: learner.device=cuda:0 is one GPU for 2 ranks"),
     ],
 )
 def test_an_impossible_placement_is_refused_by_row(changes, expected, monkeypatch):
     monkeypatch.setattr(placement, "_has_gpu", lambda: False)
     with pytest.raises(ValueError, match=expected):
         placement.rows(from_dict(changes))
+
+
+def test_several_learner_ranks_live_and_die_together():
+    rows = {row.role: row for row in placement.rows(from_dict({"learner": {"ranks": 2}}))}
+    assert (rows["learner"].count, rows["learner"].together) == (2, True)
+    assert not any(row.together for row in placement.rows(from_dict({})))
 
 
 def test_the_dry_run_prints_one_line_a_role():

@@ -63,6 +63,20 @@ def test_announce_and_peer(join):
     assert inference.peer("learner", 0) == ("here", 1)
 
 
+def test_a_fact_belongs_to_one_life(join, registry):
+    learner, other = join("learner"), join("learner", 1)
+    assert other.fact("learner", 0, "rendezvous") is None
+    learner.announce()
+    learner.publish("rendezvous", ["127.0.0.1", 7, "a"])
+    until(lambda: other.fact("learner", 0, "rendezvous") == ["127.0.0.1", 7, "a"])
+    assert join("learner").announce() == 2
+    assert other.fact("learner", 0, "rendezvous") is None, "a new life has published nothing yet"
+
+
+def test_the_address_of_a_run_on_one_machine_is_local(join):
+    assert join("learner").address == "127.0.0.1"
+
+
 def test_waiting_for_an_absent_peer_names_both(join):
     with pytest.raises(RegistryTimeout, match=r"rollout\[17\] waited 0 s for inference\[1\] to announce itself"):
         join("rollout", 17).peer("inference", 1, timeout_s=0.1)

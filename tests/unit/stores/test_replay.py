@@ -171,7 +171,7 @@ def test_the_spool_keeps_what_is_held_or_in_a_kept_checkpoint(tmp_path, monkeypa
     for number in range(3, 6):
         replay.insert(segment(number=number))  # 4 and 5 are held
     replay.ids()
-    replay.retain(saved["ids"])
+    replay.retain([*saved["ids"], *replay.ids()], replay.state_dict()["logs"])
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"log-{k:06d}.bin" for k in (1, 2, 4, 5)]
     replay.close()
 

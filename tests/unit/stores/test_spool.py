@@ -63,11 +63,35 @@ def test_a_new_process_begins_a_new_log(tmp_path):
     assert [second.read(i).episode for i in (one, two)] == [1, 2]
 
 
+def test_lanes_share_a_folder_without_sharing_a_log(tmp_path):
+    lanes = [Spool(tmp_path, log_bytes=1, lane=(i, 2)) for i in range(2)]
+    ids = [lanes[i % 2].append(segment(number=i)) for i in range(6)]
+    assert len({one >> 40 for one in ids}) == 6
+    for lane in lanes:
+        lane.flush()
+    assert [lanes[0].read(one).episode for one in ids] == list(range(6)), "any lane reads any id"
+    lanes[0].retain([ids[1]], logs=[lane.current for lane in lanes])
+    assert sorted(int(path.stem[4:]) for path in tmp_path.iterdir()) == [1, 4, 5]
+    for lane in lanes:
+        lane.close()
+
+
+def test_other_lanes_begin_behind_what_is_there(tmp_path):
+    first = Spool(tmp_path)
+    one = first.append(segment(number=1))
+    first.close()
+    lanes = [Spool(tmp_path, lane=(i, 3)) for i in range(3)]
+    ids = [lane.append(segment(number=i)) >> 40 for i, lane in enumerate(lanes)]
+    assert len({*ids, one >> 40}) == 4 and [k % 3 for k in ids] == [0, 1, 2]
+    for lane in lanes:
+        lane.close()
+
+
 def test_logs_that_nobody_needs_go(tmp_path):
     spool = Spool(tmp_path, log_bytes=1)
     ids = [spool.append(segment(number=number)) for number in range(5)]
     spool.flush()
-    spool.retain([ids[1]], before=spool.current)
+    spool.retain([ids[1]], logs=[spool.current])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log-000001.bin", "log-000004.bin"]
     assert spool.read(ids[1]).episode == 1
     spool.close()
