@@ -83,5 +83,5 @@ def test_only_what_the_machine_cannot_slow_down_decides_a_test() -> None:
 
 def test_the_command_line_takes_the_types_of_the_defaults() -> None:
     assert typed(DRILLS["rollouts"], {"minutes": "2", "seed": "3"}) == {"minutes": 2.0, "seed": 3}
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="no key minuets"):
         typed(DRILLS["rollouts"], {"minuets": "2"})
