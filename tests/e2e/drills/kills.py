@@ -19,6 +19,7 @@ from tests.e2e.running import events, status, updates, wait_for
 # Deliberate kills look like a crash loop; its guard has tests of its own (tests/unit/launch).
 NO_CRASH_LOOP = "supervisor.crash_limit=1000"
 QUIET = 3.0  # heartbeat and status.json are this late at most, in seconds
+STALL_S = 30.0  # no machine is so slow that a living training makes no update for so long
 GONE_S = 30.0  # after the supervisor's death nothing may run for longer
 
 
@@ -37,7 +38,7 @@ def rollouts(
         outcome.check("the training goes on and ends with 0", training.finish() == 0)
         outcome.nothing("nothing is left running", [str(p) for p in training.strays()])
         outcome.nothing("no file is broken", broken_files(training.run))
-        _updates_go_on(outcome, [t for t in update_times(training.run) if began <= t <= ended])
+        _updates_go_on(outcome, update_times(training.run), began, ended)
         _throughput_returns(outcome, training.samples, began, kills, ended)
     return outcome
 
@@ -53,10 +54,11 @@ def _kill_and_wait(training: Training, draw: random.Random, every: float) -> tup
     return killed, back
 
 
-def _updates_go_on(outcome: Outcome, times: list[float]) -> None:
-    measured = gaps(times)
-    outcome.figures |= {"updates": len(times), **measured}
+def _updates_go_on(outcome: Outcome, times: list[float], began: float, ended: float) -> None:
+    measured = gaps(times, began, ended)
+    outcome.figures |= {"updates": sum(began < t < ended for t in times), **measured}
     outcome.figures["longest_over_median"] = measured["longest_gap_s"] / measured["median_gap_s"]
+    outcome.check(f"the learner never stands still for {STALL_S:g} s", measured["longest_gap_s"] < STALL_S)
     outcome.check(
         "the longest gap between updates is at most 3 times the median",
         measured["longest_gap_s"] <= 3 * measured["median_gap_s"],
