@@ -30,7 +30,8 @@ def test_the_longest_gap_between_updates_is_found(tmp_path: Path) -> None:
     seen = [episode(t / 4, t // 4 if t < 20 or t >= 28 else 4) for t in range(40)]
     times = update_times(write(tmp_path, "learner", seen))
     assert times == [1, 2, 3, 4, 7, 8, 9]
-    assert gaps(times) == {"longest_gap_s": 3.0, "median_gap_s": 1.0}
+    assert gaps(times, began=0, ended=10) == {"longest_gap_s": 3.0, "median_gap_s": 1.0}
+    assert gaps(times, began=0, ended=20)["longest_gap_s"] == 11.0, "a learner that stops for good is the longest gap"
 
 
 def test_throughput_is_back_when_a_whole_span_has_it() -> None:
@@ -83,5 +84,5 @@ def test_only_what_the_machine_cannot_slow_down_decides_a_test() -> None:
 
 def test_the_command_line_takes_the_types_of_the_defaults() -> None:
     assert typed(DRILLS["rollouts"], {"minutes": "2", "seed": "3"}) == {"minutes": 2.0, "seed": 3}
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="no key minuets"):
         typed(DRILLS["rollouts"], {"minuets": "2"})

@@ -10,7 +10,7 @@ from tests.e2e.drills.cuts import registry_cut
 from tests.e2e.drills.kills import each_role, rollouts, supervisor
 from tests.e2e.drills.stops import stop_signal
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_the_learner_does_not_notice_killed_rollouts(tmp_path: Path) -> None:

@@ -47,8 +47,10 @@ def keys_of(drill: Callable[..., Outcome]) -> dict[str, inspect.Parameter]:
 
 
 def typed(drill: Callable[..., Outcome], given: dict[str, str]) -> dict[str, Any]:
-    """The words as what the drill's defaults are. Raises KeyError for a key that it does not have."""
+    """The words as what the drill's defaults are. Raises ValueError for a key that it does not have."""
     keys = keys_of(drill)
+    for name in given.keys() - keys.keys():
+        raise ValueError(f"{drill.__name__} has no key {name}: choose from {', '.join(keys)}")
     return {name: type(keys[name].default)(text) for name, text in given.items()}
 
 

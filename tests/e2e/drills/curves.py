@@ -42,9 +42,10 @@ def update_times(run: Path) -> list[float]:
             if after["updates"] != before["updates"]]  # fmt: skip
 
 
-def gaps(times: Sequence[float]) -> dict[str, float]:
-    """Longest and median distance of `times` in seconds."""
-    between = np.diff(np.asarray(times))
+def gaps(times: Sequence[float], began: float, ended: float) -> dict[str, float]:
+    """Longest and median distance of the `times` between two moments, in seconds; silence at either end counts."""
+    inside = [began, *(t for t in times if began < t < ended), ended]
+    between = np.diff(np.asarray(inside))
     return {"longest_gap_s": float(between.max()), "median_gap_s": float(np.median(between))}
 
 

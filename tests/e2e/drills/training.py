@@ -31,7 +31,7 @@ WORLDS = {
         "learner.micro_batch=32",
     ],
 }  # fmt: skip
-UP_S = 90.0  # seconds that a process may take to its announcement on a busy machine
+UP_S = 150.0  # seconds that a process may take to its announcement on a busy machine
 
 
 class Training:
