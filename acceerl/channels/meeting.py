@@ -24,6 +24,7 @@ ACCEPTS = 3  # tries for one guest
 CONNECT_S = 20  # a server may be busy with a batch; a watchdog must allow for more than this
 CONNECT_PAUSE_S = 0.005
 TURN_S = 2.0  # how long a guest that was told to come may keep the next one waiting
+ROUND_S = 0.05  # between two looks at the servers that we want
 KNOCK_S = 0.3  # between two knocks at a server that does not answer
 Key = tuple[str, int]
 
@@ -57,14 +58,20 @@ class Meetings:
         self.knocks: dict[Key, int] = {}  # clients that want us, in order, with their incarnations
         self.guests: dict[Key, int] = {}  # clients that stand in Connect now, and how often Accept failed for them
         self.turn_over = 0.0
+        self.next_round = 0.0  # when to look after the dials again
 
     def pump(self) -> bool:
         """True when a connection came about."""
-        return self._knock() | self._connect() | self._accept()
+        now = time.monotonic()
+        if now >= self.next_round:
+            self._knock(now)
+        met = bool(self.calls) and self._connect()
+        return (bool(self.guests or self.knocks) and self._accept()) or met
 
     def dial(self, role: str, index: int) -> None:
         """Asks for a connection to a server, kept up by itself until `hang_up`."""
         self.dials.setdefault((role, index), 0.0)
+        self.next_round = 0.0
 
     def hang_up(self, key: Key) -> None:
         self.dials.pop(key, None)
@@ -96,13 +103,12 @@ class Meetings:
         if key in self.calls and self.calls[key].server.incarnation == event.incarnation:
             del self.calls[key]
 
-    def _knock(self) -> bool:
-        now = time.monotonic()
+    def _knock(self, now: float) -> None:
+        self.next_round = now + ROUND_S
         for key, due in self.dials.items():
             if now >= due and key not in self.calls and self.talks_to(*key) is None:
                 self.registry.tell("knock", *key)
                 self.dials[key] = now + KNOCK_S
-        return False
 
     def _connect(self) -> bool:
         now, met = time.monotonic(), False

@@ -191,7 +191,8 @@ class Endpoint:
 
     def _pump(self) -> bool:
         self.beat()
-        busy = self._hear() | self.meetings.pump()
+        busy = bool(self.registry.events) and self._hear()
+        busy |= self.meetings.pump()
         for connection, buffer in self.mailbox.collect():
             busy = True
             self._take(connection, buffer)
@@ -205,11 +206,10 @@ class Endpoint:
 
     def _hear(self) -> bool:
         events = self.registry.events
-        heard = bool(events)
         while events:
             event = events.popleft()
             self._answers[event.what](event)
-        return heard
+        return True
 
     def _on_gone(self, event: Heard) -> None:
         self.meetings.on_gone(event)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-SPINS = 2  # looks without sleeping after the last message: MPI may have read what only its next look shows
+SPINS = 1  # looks without sleeping after the last message: MPI may have read what only its next look shows
 STEP = 20  # sleeps of one length before the next length
 SHORTEST_S, LONGEST_S = 50e-6, 2e-3  # of blind sleeps; measured: 50 us costs 22 % of a core, 2 ms less than 3 %
 ASLEEP_S = 10e-3  # longest wait on descriptors: news from the registry ring no bell

@@ -1,6 +1,6 @@
-"""How records become bytes: a fixed header, a line of JSON for scalars and shapes, then aligned raw arrays.
+"""How records become bytes: a fixed header, the scalars and the arrays' shapes as msgpack, then aligned raw arrays.
 
-A message is one contiguous buffer: `HEADER`, the JSON, and every array at a multiple of 64 bytes. There is no
+A message is one contiguous buffer: `HEADER`, the msgpack, and every array at a multiple of 64 bytes. There is no
 pickle, so a peer can send nonsense but not code. Decoding copies nothing: arrays are views of the received
 buffer, which the transport allocates afresh for each message, so the views own it. Array layouts travel with
 each message (optional parts and T vary); what must agree for a whole connection stands in the `Hello`.
@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import struct
-import types
+import threading
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 Record = TypeVar("Record")
 MAGIC = 0xACCE
-VERSION = 2
+VERSION = 3
 ALIGN = 64
-HEADER = struct.Struct("<HHIQQQ")  # magic, wire version, tag, sequence, JSON bytes, total bytes
-NOTICE_TAG = 2  # a bare header that announces a large message: its tag stands as sequence, its size as JSON bytes
+HEADER = struct.Struct("<HHIIIQQ")  # magic, wire version, tag, bytes of fields, of fields and shapes, of all, sequence
+NOTICE_TAG = 2  # a bare header that announces a large message: tag instead of fields, bytes instead of sequence
 
 
 class WireError(ValueError):
@@ -83,150 +83,126 @@ def mismatch(mine: Hello, theirs: Hello) -> str:
 def encode(record: Any, tag: int, sequence: int = 0) -> np.ndarray:
     """Lays a record of `acceerl.types` or `links.Ack` out in one fresh buffer, uint8 [bytes]; arrays are copied."""
     arrays: list[np.ndarray] = []
-    fields = _codec(type(record)).pack(record, arrays)
-    shapes = [[array.dtype.str, array.shape] for array in arrays]
-    text = json.dumps([fields, shapes], separators=(",", ":")).encode()
-    offsets, total = _layout(HEADER.size + len(text), [array.nbytes for array in arrays])
+    fields = _pack(record, enc_hook=lambda value: _set_aside(value, arrays))
+    shapes = _pack([(array.dtype.str, array.shape) for array in arrays])
+    text = HEADER.size + len(fields) + len(shapes)
+    total = text
+    for array in arrays:
+        total = _aligned(total) + array.nbytes
     buffer = np.empty(total, np.uint8)
-    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, sequence, len(text), total)
-    buffer[HEADER.size : HEADER.size + len(text)] = np.frombuffer(text, np.uint8)
-    for offset, array in zip(offsets, arrays, strict=True):
-        place = buffer[offset : offset + array.nbytes].view(array.dtype).reshape(array.shape)
-        np.copyto(place, array)
+    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, sequence)
+    buffer.data[HEADER.size : text] = fields + shapes
+    for array in arrays:
+        text = _aligned(text)
+        np.ndarray(array.shape, array.dtype, buffer, text)[...] = array
+        text += array.nbytes
     return buffer
 
 
 def decode(kind: type[Record], buffer: np.ndarray, tag: int | None = None) -> Record:
     """Rebuilds a record; its arrays are views of `buffer` (uint8 [bytes]). Raises WireError on foreign bytes."""
-    text_bytes = _check_header(buffer, tag)
+    fields_end, text_end = _check_header(buffer, tag)
     try:
-        fields, shapes = json.loads(buffer[HEADER.size : HEADER.size + text_bytes].tobytes())
-        arrays = _views(buffer, HEADER.size + text_bytes, shapes)
-        return typing.cast(Record, _codec(kind).unpack(fields, arrays))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        _reading.arrays = _views(buffer, text_end, _read_shapes(buffer.data[fields_end:text_end]))
+        return typing.cast(Record, _decoder(typing.cast(Any, kind)).decode(buffer.data[HEADER.size : fields_end]))
+    except (ValueError, TypeError, IndexError, OverflowError, msgspec.MsgspecError) as error:
         raise WireError(f"message for {kind.__name__} cannot be read: {error}") from error
 
 
 def notice(tag: int, size: int) -> np.ndarray:
     """Announces a message of `size` bytes that follows on `tag`."""
     buffer = np.empty(HEADER.size, np.uint8)
-    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, NOTICE_TAG, tag, size, HEADER.size)
+    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, NOTICE_TAG, tag, 0, HEADER.size, size)
     return buffer
 
 
 def read_notice(buffer: np.ndarray) -> tuple[int, int]:
     """(tag, size) of a notice."""
-    _, _, _, tag, size, _ = HEADER.unpack_from(buffer.data)
+    _, _, _, tag, _, _, size = HEADER.unpack_from(buffer.data)
     return int(tag), int(size)
 
 
 def tag_of(buffer: np.ndarray) -> int:
     """The tag in a message's header. Raises WireError on foreign bytes."""
-    _check_header(buffer, None)
-    return int(HEADER.unpack_from(buffer.data)[2])
-
-
-def _check_header(buffer: np.ndarray, tag: int | None) -> int:
     if len(buffer) < HEADER.size:
         raise WireError(f"message of {len(buffer)} bytes is shorter than its header")
-    magic, version, got_tag, _, text_bytes, total = HEADER.unpack_from(buffer.data)
+    magic, _, tag, *_ = HEADER.unpack_from(buffer.data)
+    if magic != MAGIC:
+        raise WireError(f"message does not start with {MAGIC:#x}: the peer is not acceerl")
+    return int(tag)
+
+
+def _check_header(buffer: np.ndarray, tag: int | None) -> tuple[int, int]:
+    """Where the fields and the shapes end."""
+    if len(buffer) < HEADER.size:
+        raise WireError(f"message of {len(buffer)} bytes is shorter than its header")
+    magic, version, got_tag, fields, text, total, _ = HEADER.unpack_from(buffer.data)
     if magic != MAGIC:
         raise WireError(f"message does not start with {MAGIC:#x}: the peer is not acceerl")
     if version != VERSION:
         raise WireError(f"message has wire version {version}, this process speaks {VERSION}")
-    if total != len(buffer):
-        raise WireError(f"message says {total} bytes and has {len(buffer)}")
+    if total != len(buffer) or not fields <= text <= total - HEADER.size:
+        raise WireError(f"message says {total} bytes ({text} of them text) and has {len(buffer)}")
     if tag is not None and got_tag != tag:
         raise WireError(f"message has tag {got_tag}, expected {tag}")
-    return int(text_bytes)
+    return HEADER.size + fields, HEADER.size + text
 
 
-def _layout(start: int, sizes: list[int]) -> tuple[list[int], int]:
-    """Where each array begins (aligned, so that views are aligned), and the total size, all in bytes."""
-    offsets, at = [], start
-    for size in sizes:
-        at = -(-at // ALIGN) * ALIGN
-        offsets.append(at)
-        at += size
-    return offsets, at
+def _views(buffer: np.ndarray, at: int, shapes: list[tuple[str, tuple[int, ...]]]) -> list[np.ndarray]:
+    arrays = []
+    for name, shape in shapes:
+        at = _aligned(at)
+        arrays.append(np.ndarray(shape, _dtype(name), buffer, at))
+        at += arrays[-1].nbytes
+    if at != len(buffer):
+        raise WireError(f"array shapes need {at} bytes and the message has {len(buffer)}")
+    return arrays
 
 
-def _views(buffer: np.ndarray, start: int, shapes: list[Any]) -> list[np.ndarray]:
-    kinds = [(np.dtype(name), tuple(shape)) for name, shape in shapes]
-    if any(dtype.hasobject for dtype, _ in kinds):
+def _aligned(at: int) -> int:
+    """Where the next array begins: so that views are aligned."""
+    return (at + ALIGN - 1) // ALIGN * ALIGN
+
+
+@cache
+def _dtype(name: str) -> np.dtype:
+    dtype = np.dtype(name)
+    if dtype.hasobject:
         raise WireError("message carries Python objects")
-    sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in kinds]
-    offsets, total = _layout(start, sizes)
-    if total != len(buffer) or any(size < 0 for size in sizes):
-        raise WireError(f"array shapes need {total} bytes and the message has {len(buffer)}")
-    return [
-        buffer[offset : offset + size].view(dtype).reshape(shape)
-        for offset, size, (dtype, shape) in zip(offsets, sizes, kinds, strict=True)
-    ]
+    return dtype
 
 
-@dataclass(frozen=True)
-class _Codec:
-    """`pack(value, arrays)` gives JSON and appends arrays; `unpack(json, arrays)` undoes it."""
-
-    pack: Callable[[Any, list[np.ndarray]], Any]
-    unpack: Callable[[Any, list[np.ndarray]], Any]
-
-
-def _add(array: np.ndarray, arrays: list[np.ndarray]) -> int:
-    if array.dtype.hasobject:
+def _set_aside(value: Any, arrays: list[np.ndarray]) -> Any:
+    """What msgspec does not know: arrays travel behind the text, which holds their numbers; numpy scalars are plain."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{type(value).__name__} cannot travel on a link")
+    if value.dtype.hasobject:
         raise ValueError("an array of Python objects cannot travel on a link")
-    arrays.append(array)
+    arrays.append(value)
     return len(arrays) - 1
 
 
-_ARRAY = _Codec(lambda v, arrays: _add(np.asarray(v), arrays), lambda j, arrays: arrays[j])
-_ARRAYS = _Codec(
-    lambda v, arrays: {name: _add(np.asarray(array), arrays) for name, array in v.items()},
-    lambda j, arrays: {name: arrays[i] for name, i in j.items()},
-)
+class _Reading(threading.local):
+    """The arrays of the message that this thread decodes."""
+
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
 
 
-_codecs: dict[Any, _Codec] = {}
+_reading = _Reading()
+_pack = msgspec.msgpack.encode
+_read_shapes = msgspec.msgpack.Decoder(list[tuple[str, tuple[int, ...]]]).decode
 
 
-def _scalar(kind: type) -> _Codec:
-    return _Codec(lambda v, arrays: kind(v), lambda j, arrays: kind(j))
+def _fetch(kind: type, number: Any) -> np.ndarray:
+    assert kind is np.ndarray, f"{kind} cannot travel on a link"
+    if not isinstance(number, int) or number < 0:
+        raise WireError(f"an array is named {number!r}")
+    return _reading.arrays[number]
 
 
-def _optional(inner: _Codec) -> _Codec:
-    return _Codec(
-        lambda v, arrays: None if v is None else inner.pack(v, arrays),
-        lambda j, arrays: None if j is None else inner.unpack(j, arrays),
-    )
-
-
-def _codec(kind: Any) -> _Codec:
-    codec = _codecs.get(kind)
-    if codec is None:
-        codec = _codecs[kind] = _compose(kind)
-    return codec
-
-
-def _compose(kind: Any) -> _Codec:
-    """A codec from a type's annotations: scalars, arrays, dicts of arrays, records, `| None`."""
-    if kind in (int, float, bool, str):
-        return _scalar(kind)
-    if kind is np.ndarray:
-        return _ARRAY
-    if kind == dict[str, np.ndarray]:
-        return _ARRAYS
-    if isinstance(kind, types.UnionType):
-        (inner,) = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
-        return _optional(_codec(inner))
-    assert dataclasses.is_dataclass(kind), f"{kind} cannot travel on a link"
-    return _record(typing.cast(type, kind))
-
-
-def _record(kind: type) -> _Codec:
-    hints = typing.get_type_hints(kind)
-    parts = [(f.name, _codec(hints[f.name])) for f in dataclasses.fields(kind)]
-    return _Codec(
-        lambda v, arrays: [codec.pack(getattr(v, name), arrays) for name, codec in parts],
-        lambda j, arrays: kind(*[codec.unpack(x, arrays) for (_, codec), x in zip(parts, j, strict=True)]),
-    )
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_fetch)

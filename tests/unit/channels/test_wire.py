@@ -105,7 +105,7 @@ def test_decoded_arrays_are_aligned_views_of_the_buffer():
     ("spoil", "text"),
     [
         (lambda b: b[:10], "shorter than its header"),
-        (lambda b: b[:-1], "bytes and has"),
+        (lambda b: b[:-1], "and has"),
         (lambda b: np.concatenate([b"\x00\x00" and np.zeros(2, np.uint8), b[2:]]), "not acceerl"),
         (lambda b: np.concatenate([b[:2], np.array([9, 0], np.uint8), b[4:]]), "wire version 9"),
     ],
