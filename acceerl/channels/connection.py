@@ -39,20 +39,11 @@ class Sending:
     buffer: np.ndarray
     bare: bool = False  # without a header of its own, so it needs a notice whatever its size
     announced: bool = False
-    request: Any = None
     done: bool = False
 
 
-@dataclass(slots=True)
-class _Coming:
-    """A large message whose receive is posted."""
-
-    request: Any
-    tag: int
-    buffer: np.ndarray
-
-
 Place = Callable[["Connection", int], np.ndarray]  # how many bytes -> where they go
+Watch = Callable[["Connection", Any, np.ndarray, Callable[[int], None]], None]  # Mailbox.watch
 
 
 @dataclass(slots=True, eq=False)
@@ -70,8 +61,7 @@ class Connection:
     stalled: float | None = None  # since when MPI refuses to send
     retry_at: float = 0.0
     waiting: deque[Sending] = field(default_factory=deque)
-    flying: deque[Sending] = field(default_factory=deque)
-    coming: deque[_Coming] = field(default_factory=deque)
+    flying: int = 0  # sends that MPI has not finished
 
     def post(self, tag: int, buffer: np.ndarray, bare: bool = False) -> Sending:
         """Queues a buffer, uint8 [bytes]; any thread may. `push` sends it."""
@@ -81,20 +71,18 @@ class Connection:
         self.waiting.append(sending)
         return sending
 
-    def push(self) -> bool:
-        """Hands waiting buffers to MPI and notes finished ones. True when something moved."""
+    def push(self, watch: Watch) -> bool:
+        """Hands waiting buffers to MPI. True when something moved."""
+        if self.stalled is not None and time.monotonic() < self.retry_at:
+            return False
         moved = False
-        while self.flying and self.flying[0].request.Test():
-            self.flying.popleft().done = moved = True
-        if self.waiting and self.stalled is not None and time.monotonic() < self.retry_at:
-            return moved
-        while self.waiting and len(self.flying) < FLYING:
+        while self.waiting and self.flying < FLYING:
             sending = self.waiting[0]
             if (sending.bare or sending.buffer.nbytes > self.eager) and not sending.announced:
                 sending.announced = True
                 self.waiting.appendleft(Sending(EAGER_TAG, notice(sending.tag, sending.buffer.nbytes)))
                 continue
-            self._launch(sending)
+            self._launch(sending, watch)
             self.waiting.popleft()
             self.stalled = None
             moved = True
@@ -107,37 +95,24 @@ class Connection:
         self.retry_at = now + RETRY_S
         return now - self.stalled > STALL_S
 
-    def expect(self, tag: int, size: int, place: Place | None) -> None:
-        """Posts the receive for a large message that a notice announced."""
-        buffer = np.empty(size, np.uint8) if place is None else place(self, size)
-        self.coming.append(_Coming(self.comm.Irecv(buffer, 0, tag), tag, buffer))
-
-    def arrived(self) -> list[tuple[int, np.ndarray]]:
-        """(tag, buffer) of every large message that is complete, in order."""
-        done = []
-        while self.coming and self.coming[0].request.Test():
-            large = self.coming.popleft()
-            done.append((large.tag, large.buffer))
-        return done
-
     @property
     def idle(self) -> bool:
         return not (self.waiting or self.flying)
 
-    def remains(self) -> list[tuple[Any, np.ndarray]]:
-        """Requests that MPI may still touch, with their memory: keep them alive when the peer is dead."""
-        return [(s.request, s.buffer) for s in self.flying] + [(c.request, c.buffer) for c in self.coming]
-
-    def _launch(self, sending: Sending) -> None:
+    def _launch(self, sending: Sending, watch: Watch) -> None:
         """An MPI error here leaves `sending` where it is, to be tried again."""
-        size = sending.buffer.nbytes
-        if size > INJECT:
+        buffer, tag = sending.buffer, sending.tag if sending.announced else EAGER_TAG
+        if buffer.nbytes > INJECT:
             # A send that meets a closed socket makes MPICH abort this process; one look lets MPI learn of the
             # closing first. Messages of up to INJECT bytes are copied at once and cannot fail later.
             self.comm.Iprobe(0, NOBODY_TAG)
-        tag = sending.tag if sending.announced else EAGER_TAG
-        sending.request = self.comm.Isend(sending.buffer, 0, tag)
-        if sending.request.Test():
+        request = self.comm.Isend(buffer, 0, tag)
+        if buffer.nbytes <= INJECT and request.Test():
             sending.done = True
         else:
-            self.flying.append(sending)
+            self.flying += 1
+            watch(self, request, buffer, lambda _: self._landed(sending))
+
+    def _landed(self, sending: Sending) -> None:
+        sending.done = True
+        self.flying -= 1

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from acceerl.channels.mpi import Endpoint
 
 OBSERVE, ACT = LINKS["observe"], LINKS["act"]
+CHECK_S = 0.02  # between two looks at the deadlines
 PATIENCE_S = 10.0  # for a server that does not answer the knock, before the next one is tried
 
 
@@ -37,6 +38,8 @@ class MpiRequests:
         self.grief: PeerLost | None = None
         self.since: float | None = None  # last sign of life while something was in flight, across servers
         self.heard = 0.0  # last sign of life of this server
+        self.open: Connection | None = None  # to this server
+        self.next_check = 0.0
         endpoint.handlers[ACT.tag] = self._on_act
         endpoint.on_open.append(self._on_open)
         endpoint.on_lost.append(self._on_lost)
@@ -66,10 +69,11 @@ class MpiRequests:
         acts = []
         while self.inbox:
             acts.append(self.inbox.popleft())
-        self.slots -= {act.slot for act in acts}
+            self.slots.discard(acts[-1].slot)
         if acts:
             self.since = time.monotonic() if self.slots else None
-        self._check()
+        if self.grief is not None or time.monotonic() >= self.next_check:
+            self._check()
         return acts
 
     def wait(self, timeout_s: float) -> list[Act]:
@@ -89,21 +93,18 @@ class MpiRequests:
         self.heard = time.monotonic()
         self.endpoint.dial(OBSERVE.server, self.servers[self.turn])
 
-    def _connection(self) -> Connection | None:
-        return self.endpoint.connection(OBSERVE.server, self.servers[self.turn])
-
     def _flush(self) -> None:
-        connection = self._connection()
-        while connection is not None and connection.alive and self.outbox:
-            self.endpoint.post(connection, OBSERVE.tag, self.outbox.popleft())
+        while self.open is not None and self.open.alive and self.outbox:
+            self.endpoint.post(self.open, OBSERVE.tag, self.outbox.popleft())
 
     def _on_open(self, connection: Connection) -> None:
-        if connection is self._connection():
+        if connection is self.endpoint.connection(OBSERVE.server, self.servers[self.turn]):
+            self.open = connection
             self.heard = time.monotonic()
             self._flush()
 
     def _on_act(self, connection: Connection, buffer: np.ndarray) -> None:
-        if connection is self._connection():
+        if connection is self.open:
             self.heard = time.monotonic()
             self.inbox.append(decode(Act, buffer, ACT.tag))
 
@@ -116,6 +117,7 @@ class MpiRequests:
     def _move_on(self, lost: Peer, why: str) -> None:
         """The next server, by turns; with one server that is its next incarnation."""
         self.turn = (self.turn + 1) % len(self.servers)
+        self.open = None
         self.grief = PeerLost(self.endpoint.me, lost, ACT.name, why, self.server)
         for queue in (self.inbox, self.outbox, self.slots):
             queue.clear()
@@ -125,7 +127,8 @@ class MpiRequests:
 
     def _check(self) -> None:
         now = time.monotonic()
-        connection = self._connection()
+        self.next_check = now + CHECK_S
+        connection = self.open
         if connection is None and now > self.patience and self.grief is None:
             self._try_next()
         elif connection is not None and self.slots and now - self.heard > self.endpoint.silence_s:

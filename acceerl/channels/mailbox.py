@@ -1,7 +1,8 @@
-"""The posted receives of all connections of a process, looked at with one MPI call however many peers there are."""
+"""All requests that MPI works on for a process, looked at with one call however many peers there are."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,13 @@ DEPTH = 2  # receives posted for each connection: one may fill while the other i
 
 
 @dataclass(slots=True, eq=False)
-class _Slot:
+class _Watched:
+    """`done(bytes)` is called when the request is complete; 0 bytes of a receive: it was cancelled."""
+
     connection: Connection
-    buffer: np.ndarray
+    buffer: np.ndarray  # which MPI may touch until then
     number: int  # in order of posting, which is the order in which messages come
+    done: Callable[[int], None] | None  # None: a receive of the eager lane
 
 
 class Mailbox:
@@ -26,43 +30,47 @@ class Mailbox:
     def __init__(self, mpi: Any) -> None:
         self._mpi = mpi
         self._requests: list[Any] = []
-        self._slots: list[_Slot] = []
+        self._watched: list[_Watched] = []
         self._statuses: list[Any] = []
         self._posted = 0
 
     def open(self, connection: Connection) -> None:
         """Posts the first receives of a new connection."""
         for _ in range(DEPTH):
-            slot = self._slot(connection, np.empty(EAGER, np.uint8))
-            self._slots.append(slot)
-            self._requests.append(self._receive(slot))
-            self._statuses.append(self._mpi.Status())
+            self._receive(connection, np.empty(EAGER, np.uint8))
+
+    def watch(self, connection: Connection, request: Any, buffer: np.ndarray, done: Callable[[int], None]) -> None:
+        """Looks after a large send or receive, too."""
+        self._posted += 1
+        self._watched.append(_Watched(connection, buffer, self._posted, done))
+        self._requests.append(request)
+        self._statuses.append(self._mpi.Status())
 
     def close(self, connection: Connection) -> list[tuple[Any, np.ndarray]]:
         """Forgets a connection; returns requests and memory that MPI may still touch."""
-        pairs = list(zip(self._slots, self._requests, strict=True))
-        self._slots = [slot for slot, _ in pairs if slot.connection is not connection]
-        self._requests = [request for slot, request in pairs if slot.connection is not connection]
-        del self._statuses[len(self._slots) :]
-        left = [(request, slot.buffer) for slot, request in pairs if slot.connection is connection]
-        for request, _ in left:
-            self._cancel(request)
-        return left
+        pairs = list(zip(self._watched, self._requests, strict=True))
+        self._watched = [watched for watched, _ in pairs if watched.connection is not connection]
+        self._requests = [request for watched, request in pairs if watched.connection is not connection]
+        del self._statuses[len(self._watched) :]
+        left = [(request, watched) for watched, request in pairs if watched.connection is connection]
+        for request, watched in left:
+            if watched.done is None:
+                self._cancel(request)
+        return [(request, watched.buffer) for request, watched in left]
 
     def collect(self) -> list[tuple[Connection, np.ndarray]]:
-        """What has come, in order for each connection. An empty buffer: the receive was cancelled, the peer is gone."""
+        """Messages of the eager lane, in order for each connection. An empty one: the peer is gone."""
         if not self._requests:
             return []
         try:
             done = self._mpi.Request.Testsome(self._requests, self._statuses)
         except self._mpi.Exception:  # one of them failed, and only asking each tells which
-            return self._ask_each()
+            return self._take(self._ask_each())
         if not done:
             return []
-        sizes = [self._size(self._statuses[i]) for i in range(len(done))]
-        return self._take(list(zip(done, sizes, strict=True)))
+        return self._take([(i, self._size(status)) for i, status in zip(done, self._statuses, strict=False)])
 
-    def _ask_each(self) -> list[tuple[Connection, np.ndarray]]:
+    def _ask_each(self) -> list[tuple[int, int]]:
         done, status = [], self._mpi.Status()
         for i, request in enumerate(self._requests):
             try:
@@ -70,32 +78,42 @@ class Mailbox:
                     done.append((i, self._size(status)))
             except self._mpi.Exception:
                 done.append((i, 0))
-        return self._take(done)
+        return done
 
     def _size(self, status: Any) -> int:
         return 0 if status.Is_cancelled() else int(status.Get_count())
 
     def _take(self, done: list[tuple[int, int]]) -> list[tuple[Connection, np.ndarray]]:
-        """Empties the slots (index, bytes) and posts them again."""
+        """Forgets completed requests (index, bytes), tells who waits for them, and posts receives again."""
+        complete = sorted(((self._watched[i], size) for i, size in done), key=lambda pair: pair[0].number)
+        for i in sorted((i for i, _ in done), reverse=True):
+            del self._watched[i], self._requests[i], self._statuses[-1]
         taken = []
-        for i, size in sorted(done, key=lambda entry: self._slots[entry[0]].number):
-            slot = self._slots[i]
-            mostly_full = size > EAGER // 2  # then the reader gets the memory itself, else a copy of the right size
-            taken.append((slot.connection, slot.buffer[:size] if mostly_full else slot.buffer[:size].copy()))
-            if size:
-                self._slots[i] = self._slot(slot.connection, np.empty(EAGER, np.uint8) if mostly_full else slot.buffer)
-                self._requests[i] = self._receive(self._slots[i])
+        for watched, size in complete:
+            if watched.done is not None:
+                watched.done(size)
+            elif watched.connection.alive:
+                taken.append((watched.connection, self._empty(watched, size)))
         return taken
+
+    def _empty(self, watched: _Watched, size: int) -> np.ndarray:
+        """The message; the memory is the reader's when it is mostly full, else it gets a copy of the right size."""
+        if not size:
+            return watched.buffer[:0]
+        mostly_full = size > EAGER // 2
+        message = watched.buffer[:size] if mostly_full else watched.buffer[:size].copy()
+        self._receive(watched.connection, np.empty(EAGER, np.uint8) if mostly_full else watched.buffer)
+        return message
+
+    def _receive(self, connection: Connection, buffer: np.ndarray) -> None:
+        request = connection.comm.Irecv(buffer, 0, EAGER_TAG)
+        self._posted += 1
+        self._watched.append(_Watched(connection, buffer, self._posted, None))
+        self._requests.append(request)
+        self._statuses.append(self._mpi.Status())
 
     def _cancel(self, request: Any) -> None:
         """Nothing will come any more, and an MPI that cannot cancel keeps its memory."""
         with suppress(self._mpi.Exception):
             if request:
                 request.Cancel()
-
-    def _slot(self, connection: Connection, buffer: np.ndarray) -> _Slot:
-        self._posted += 1
-        return _Slot(connection, buffer, self._posted)
-
-    def _receive(self, slot: _Slot) -> Any:
-        return slot.connection.comm.Irecv(slot.buffer, 0, EAGER_TAG)

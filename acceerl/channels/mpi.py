@@ -181,7 +181,7 @@ class Endpoint:
         if self._pumper is not None:
             self._pumper.ring()
         elif connection.alive:
-            self._guard(connection, connection.push)
+            self._guard(connection, connection.push, self.mailbox.watch)
         return sending
 
     # Pumping
@@ -228,10 +228,10 @@ class Endpoint:
         if server is not None:
             self.post(connection, EAGER_TAG, np.frombuffer(self.hello.to_bytes(), np.uint8))
 
-    def _guard(self, connection: Connection, step: Callable[[], Any]) -> Any:
+    def _guard(self, connection: Connection, step: Callable[..., Any], *args: Any) -> Any:
         """Runs an MPI step; an MPI error ends the connection, at once or when it does not pass, and yields None."""
         try:
-            return step()
+            return step(*args)
         except self.mpi.Exception as error:
             if not is_eagain(error) or connection.stall():
                 self._drop(connection, error.Get_error_string().splitlines()[0])
@@ -239,12 +239,8 @@ class Endpoint:
 
     def _progress(self, connection: Connection) -> bool:
         moved = False
-        if connection.waiting or connection.flying:
-            moved = bool(self._guard(connection, connection.push))
-        if connection.alive and connection.coming:
-            for tag, buffer in self._guard(connection, connection.arrived) or ():
-                moved = True
-                self._handle(connection, tag, buffer)
+        if connection.waiting:
+            moved = bool(self._guard(connection, connection.push, self.mailbox.watch))
         if connection.peer is None or connection.refused:
             self._expire(connection)
         return moved or not connection.alive
@@ -267,10 +263,22 @@ class Endpoint:
             elif (tag := tag_of(buffer)) != NOTICE_TAG:
                 self._handle(connection, tag, buffer)
             else:
-                tag, size = read_notice(buffer)
-                self._guard(connection, lambda: connection.expect(tag, size, self.places.get(tag)))
+                self._guard(connection, self._expect, connection, *read_notice(buffer))
         except WireError as error:
             self._refuse(connection, str(error))
+
+    def _expect(self, connection: Connection, tag: int, size: int) -> None:
+        """Posts the receive for a large message that a notice announced."""
+        place = self.places.get(tag)
+        buffer = np.empty(size, np.uint8) if place is None else place(connection, size)
+        request = connection.comm.Irecv(buffer, 0, tag)
+        self.mailbox.watch(connection, request, buffer, lambda got: self._landed(connection, tag, buffer, got))
+
+    def _landed(self, connection: Connection, tag: int, buffer: np.ndarray, got: int) -> None:
+        if got == len(buffer):
+            self._handle(connection, tag, buffer)
+        else:
+            self._drop(connection, "MPI says that it is gone")
 
     def _handle(self, connection: Connection, tag: int, buffer: np.ndarray) -> None:
         try:
@@ -312,7 +320,7 @@ class Endpoint:
         self.connections.remove(connection)
         if connection.dialled:
             self.meetings.redial((connection.dialled.role, connection.dialled.index), redial_after)
-        kept = connection.remains() + self.mailbox.close(connection)
+        kept = self.mailbox.close(connection)
         self._remains = [(r, b) for r, b in self._remains if not self._over(r)] + kept
         if connection.peer is None:
             return
