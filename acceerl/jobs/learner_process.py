@@ -17,7 +17,7 @@ from acceerl.roles.learner import Learner
 from acceerl.runtime.stop import LOST, StopFlag
 
 log = logging.getLogger(__name__)
-IDLE = 2e-3  # seconds to sleep when there is nothing to train on
+IDLE = 5e-3  # seconds to sleep when there is nothing to train on
 LONG_IDLE = 20e-3  # the same for ranks that have found nothing for a while: asking each other costs a millisecond
 PATIENCE = 50  # idle turns before that
 
