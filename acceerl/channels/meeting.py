@@ -82,6 +82,10 @@ class Meetings:
         if key in self.dials:
             self.dials[key] = time.monotonic() + after
 
+    def met(self, key: Key) -> None:
+        """The connection is open: what the client knocked meanwhile is answered."""
+        self.knocks.pop(key, None)
+
     def on_knock(self, event: Heard) -> None:
         self.knocks[event.role, event.index] = event.incarnation
 
@@ -137,9 +141,9 @@ class Meetings:
                 self.adopt(comm, None)
         if self.knocks and time.monotonic() > self.turn_over:
             key = next(iter(self.knocks))
-            if self.knocks.pop(key) != self.talks_to(*key):
-                self.registry.tell("come", *key, data=self.port)
-                self.turn_over = time.monotonic() + TURN_S
+            del self.knocks[key]
+            self.registry.tell("come", *key, data=self.port)
+            self.turn_over = time.monotonic() + TURN_S
         return comm is not None
 
     def _meet(self, call: Callable[..., Any], port: str, timeout_s: int) -> tuple[Any, bool]:

@@ -62,6 +62,22 @@ def ask(endpoint: Endpoint, options: dict) -> None:
     print("done after", total)
 
 
+def come_and_go(endpoint: Endpoint, options: dict) -> None:
+    """Hangs up and connects again, as long-lived trainings do with their rollouts."""
+    requests = endpoint.requests()
+    for turn in range(options["rounds"]):
+        requests.send(observed(0, seed=turn))
+        while not (acts := requests.wait(1.0)):
+            pass
+        assert acts[0].actions[0, 0] == turn
+        comm = requests.open.comm
+        endpoint.hang_up("inference", 0, "enough")
+        assert not comm, "a communicator that nobody needs was kept"
+        requests.grief = None
+        endpoint.dial("inference", 0)
+    print("done")
+
+
 def die_at_connect(endpoint: Endpoint, options: dict) -> None:
     """A client that is killed `ms` after it said `here`; ms < 0: it says `here` and never calls Connect."""
     endpoint.requests()

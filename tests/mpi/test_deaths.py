@@ -33,6 +33,10 @@ def test_sigkill_of_clients_mid_traffic(launch, registry, server):  # noqa: F811
     assert all(f"lost rollout[0] {incarnation}" in server.text for incarnation in (1, 2, 3))
 
 
+def test_connections_that_come_and_go_leave_nothing_in_mpi(launch, server):  # noqa: F811
+    launch("come_and_go", "rollout", 0, LINKS, rounds=20).must_end_well(30)
+
+
 def test_sigkill_of_a_server_mid_traffic(launch, registry, server):  # noqa: F811
     client = launch("ask", "rollout", 0, LINKS, rounds=FOR_EVER)
     for life in (1, 2):
