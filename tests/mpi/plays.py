@@ -62,6 +62,32 @@ def ask(endpoint: Endpoint, options: dict) -> None:
     print("done after", total)
 
 
+def shout(endpoint: Endpoint, options: dict) -> None:
+    """Answers rollout 0 again and again and hears of no death; the others get what they ask for."""
+    endpoint._answers["gone"] = lambda event: None
+    serving, listener = endpoint.serving(), None
+    print("serving as incarnation", endpoint.me.incarnation)
+    while "stop" not in endpoint.registry.requested:
+        for peer, asked in serving.wait(0.001):
+            listener = peer if peer.index == 0 else listener
+            serving.reply(peer, Act(asked.slot, np.full((8, 7), asked.assignment.seed, np.float32)))
+        if listener is not None:
+            serving.reply(listener, Act(0, np.zeros((options["rows"], 7), np.float32)))
+        for peer in serving.lost():
+            print("lost", peer)
+            listener = None
+
+
+def listen(endpoint: Endpoint, options: dict) -> None:
+    """Asks once and takes whatever comes."""
+    requests, heard = endpoint.requests(), 0
+    requests.send(observed(0, seed=1))
+    while True:
+        heard += len(requests.wait(0.1))
+        if heard > 20:
+            print("listening")
+
+
 def come_and_go(endpoint: Endpoint, options: dict) -> None:
     """Hangs up and connects again, as long-lived trainings do with their rollouts."""
     requests = endpoint.requests()

@@ -33,6 +33,22 @@ def test_sigkill_of_clients_mid_traffic(launch, registry, server):  # noqa: F811
     assert all(f"lost rollout[0] {incarnation}" in server.text for incarnation in (1, 2, 3))
 
 
+@pytest.mark.parametrize("rows", [8, 20_000])  # what MPI copies at once, and what it sends bit by bit
+def test_a_server_that_talks_to_the_dead_gives_them_up(rows, launch):  # noqa: F811
+    """MPICH would try for ever, inside the call."""
+    server = launch("shout", "inference", 0, LINKS, rows=rows)
+    listener = launch("listen", "rollout", 0, LINKS)
+    listener.saw("listening")
+    listener.kill()
+    asker = launch("ask", "rollout", 1, LINKS, rounds=30)
+    if server.ended(before=asker, seconds=25):  # a send that meets the closing socket may still make MPICH abort
+        assert rows > 8, server.text
+        server = launch("shout", "inference", 0, LINKS, rows=rows)
+    else:
+        server.saw("lost rollout[0]")
+    asker.must_end_well(25)
+
+
 def test_connections_that_come_and_go_leave_nothing_in_mpi(launch, server):  # noqa: F811
     launch("come_and_go", "rollout", 0, LINKS, rounds=20).must_end_well(30)
 
