@@ -29,7 +29,7 @@ def skeleton() -> list[str]:
         "env=skeleton", "policy=mlp", "policy.hidden=[256,256]", "policy.chunk=4",
         "rollout.processes=2", "rollout.envs=1", "inference.max_wait_ms=2", "inference.credits=8",
         "learner.batch=32", "learner.micro_batch=16", "learner.publish_every=1",
-        "replay.samples_per_insert=0.75", "replay.slack=128", "replay.capacity=64",
+        "replay.samples_per_insert=0.75", "replay.slack=128", "replay.capacity=64", "replay.on_resume=drop",
     ]  # fmt: skip
 
 
