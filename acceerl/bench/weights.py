@@ -67,7 +67,7 @@ def run(options: Options) -> Result:
 
 def _link(options: Options, shared: bool) -> Link:
     with Stage() as stage:
-        _start(stage, options, "link", shared=shared)
+        _start(stage, options, "link", shared)
         stage.heard(INFERENCE, "version 0")
         quiet = _publish(stage, options, first=1)
         for index in range(options.clients):
@@ -76,9 +76,9 @@ def _link(options: Options, shared: bool) -> Link:
         return Link(quiet, _publish(stage, options, first=options.versions + 1), usual)
 
 
-def _start(stage: Stage, options: Options, play: str, **more: bool) -> None:
-    for key in (LEARNER, INFERENCE):
-        stage.start(MODULE, *key, play=play, **asdict(options), **more)
+def _start(stage: Stage, options: Options, play: str, shared: bool = False) -> None:
+    for role, index in (LEARNER, INFERENCE):
+        stage.start(MODULE, role, index, play=play, shared=shared, **asdict(options))
 
 
 def _raw(stage: Stage, options: Options) -> list[float]:

@@ -26,7 +26,7 @@ class Link:
     senders: tuple[str, ...]
     receivers: tuple[str, ...]
     payload: type
-    tag: int  # MPI tag; +1 is the way back (acknowledgements, pulls), +2 pieces of a large payload, +3 its memory back
+    tag: int  # MPI tag; +1 is the way back (acknowledgements, pulls), +2 to +4 see weights.py
     when_full: WhenFull
     deadline_s: float
     server: str

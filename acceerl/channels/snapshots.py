@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -86,10 +87,10 @@ class Snapshot:
     users: int = 0  # who may read it now
 
     def __post_init__(self) -> None:
-        self._file = os.fdopen(os.memfd_create("acceerl-weights", os.MFD_CLOEXEC), "r+b", buffering=0)
-        self._file.truncate(max(self.size, 1))
-        self.buffer = np.frombuffer(mmap.mmap(self._file.fileno(), max(self.size, 1)), np.uint8)[: self.size]
-        number = self._file.fileno()
+        number = os.memfd_create("acceerl-weights", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, number)
+        os.truncate(number, max(self.size, 1))
+        self.buffer = np.frombuffer(mmap.mmap(number, max(self.size, 1)), np.uint8)[: self.size]
         self.address = f"{os.getpid()}/{number}/{os.fstat(number).st_ino}"
 
 

@@ -1,9 +1,9 @@
-"""The two ends of a weights link over MPI: the reader pulls, the publisher offers, and nobody waits for a slow reader.
+"""The two ends of a weights link over MPI: the reader pulls, the publisher offers, nobody waits for a slow reader.
 
-A reader says which version it has and on which machine it is; when the publisher has another one, it offers it
-(layout, checksum). A reader on the same machine maps the publisher's memory, any other gets it in pieces beside
-everything else, a few at a time. A version that is replaced while it travels still arrives whole; the reader then asks
-again. Memory goes round: a reader gives a version back when it has the next one in use.
+A reader says which version it has and on which machine it is; when the publisher has another one, it offers it. A
+reader on the same machine maps the publisher's memory; any other gets it in pieces beside everything else, a few at a
+time, with a checksum that both ends work out while pieces travel. A version that is replaced while it travels still
+arrives whole; the reader then asks again. Memory goes round: a reader gives a version back when the next is in use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -53,8 +53,15 @@ class Offer:
 
     version: int
     layout: str
-    checksum: str  # XXH3, 64 bits, of all bytes
+    checksum: str = ""  # XXH3, 64 bits, of all bytes; empty: a Seal follows
     address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Publisher -> reader: the checksum of the pieces, before or behind the last of them."""
+
+    checksum: str
 
 
 @dataclass(slots=True, eq=False)
@@ -65,19 +72,26 @@ class _Version:
     checksum: str = ""  # found when the first reader asks
 
     def offer(self, near: bool) -> Offer:
-        self.checksum = self.checksum or xxhash.xxh3_64_hexdigest(self.snapshot.buffer)
+        if near and not self.checksum:
+            self.checksum = xxhash.xxh3_64_hexdigest(self.snapshot.buffer.data)
         return Offer(self.number, self.layout.text, self.checksum, self.snapshot.address if near else "")
 
 
 @dataclass(slots=True)
 class _Transfer:
-    snapshot: Snapshot
+    version: _Version
+    hash: Any = field(default_factory=xxhash.xxh3_64)
     sent: int = 0  # bytes handed to the connection
     flying: deque[Sending] = field(default_factory=deque)
+    sealed: bool = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.version.snapshot
 
     @property
     def done(self) -> bool:
-        return self.sent == self.snapshot.size and not self.flying
+        return self.sealed and not self.flying
 
 
 class MpiPublisher:
@@ -144,7 +158,7 @@ class MpiPublisher:
         if near:
             self.lent.setdefault(connection, []).append(latest.snapshot)
         else:
-            self.transfers[connection] = _Transfer(latest.snapshot)
+            self.transfers[connection] = _Transfer(latest, sealed=bool(latest.checksum))
         self.endpoint.post(connection, self.link.tag, encode(latest.offer(near), self.link.tag))
         return True
 
@@ -154,21 +168,34 @@ class MpiPublisher:
         while transfer.flying and transfer.flying[0].done:
             transfer.flying.popleft()
             moved = True
-        while len(transfer.flying) < WINDOW and transfer.sent < transfer.snapshot.size and connection.alive:
-            piece = transfer.snapshot.buffer[transfer.sent : transfer.sent + PIECE]
-            transfer.sent += piece.nbytes
-            transfer.flying.append(self.endpoint.post(connection, self.link.tag + 2, piece, bare=True))
+        size = transfer.snapshot.size
+        while len(transfer.flying) < WINDOW and transfer.sent < size and connection.alive:
+            self._send_piece(connection, transfer)
             moved = True
-        if transfer.done and self.transfers.pop(connection, None):
+        if transfer.sent == size and not transfer.sealed:
+            transfer.sealed, transfer.version.checksum = True, transfer.hash.hexdigest()
+            self.endpoint.post(
+                connection, self.link.tag + 4, encode(Seal(transfer.version.checksum), self.link.tag + 4)
+            )
+        if transfer.done and transfer.sent == size and connection in self.transfers:
+            del self.transfers[connection]
             self.turns.leave(transfer.snapshot)
         return moved
 
+    def _send_piece(self, connection: Connection, transfer: _Transfer) -> None:
+        piece = transfer.snapshot.buffer[transfer.sent : transfer.sent + PIECE]
+        transfer.sent += piece.nbytes
+        transfer.flying.append(self.endpoint.post(connection, self.link.tag + 2, piece, bare=True))
+        if not transfer.sealed:
+            transfer.hash.update(piece.data)
+
 
 class _Coming:
-    """A version on its way to a reader: `check` what has come, until `missing` is 0."""
+    """A version on its way to a reader: `check` what has come, until `missing` is 0 and the `checksum` is known."""
 
     def __init__(self, offer: Offer, memory: np.ndarray) -> None:
         self.offer, self.memory, self.layout = offer, memory, Layout(offer.layout)
+        self.checksum = offer.checksum
         self.hash = xxhash.xxh3_64()
         self.placed = self.checked = 0  # bytes
 
@@ -178,12 +205,12 @@ class _Coming:
 
     def check(self, size: int) -> None:
         """The next `size` bytes are there."""
-        self.hash.update(self.memory[self.checked : self.checked + size])
+        self.hash.update(self.memory[self.checked : self.checked + size].data)
         self.checked += size
 
     @property
     def whole(self) -> bool:
-        return bool(self.hash.hexdigest() == self.offer.checksum)
+        return bool(self.hash.hexdigest() == self.checksum)
 
     def weights(self) -> Weights:
         return Weights(self.offer.version, self.layout.views(self.memory))
@@ -208,6 +235,7 @@ class MpiReader:
         self.corrupt = 0  # transfers that failed their checksum
         endpoint.handlers[link.tag] = self._on_offer
         endpoint.handlers[link.tag + 2] = self._on_piece
+        endpoint.handlers[link.tag + 4] = self._on_seal
         endpoint.places[link.tag + 2] = self._place
         endpoint.on_open.append(self._on_open)
         endpoint.on_lost.append(self._on_lost)
@@ -281,8 +309,12 @@ class MpiReader:
     def _on_piece(self, connection: Connection, piece: np.ndarray) -> None:
         assert self.coming is not None
         self.coming.check(piece.nbytes)
-        if not self.coming.missing:
-            self._complete(self.coming)
+        self._look(self.coming)
+
+    def _on_seal(self, connection: Connection, buffer: np.ndarray) -> None:
+        assert self.coming is not None
+        self.coming.checksum = decode(Seal, buffer, self.link.tag + 4).checksum
+        self._look(self.coming)
 
     def _tick(self) -> bool:
         """Checks a version that is mapped, in slices, since this process has others to answer."""
@@ -290,11 +322,13 @@ class MpiReader:
         if coming is None or not coming.offer.address:
             return False
         coming.check(min(SLICE, coming.missing))
-        if not coming.missing:
-            self._complete(coming)
+        self._look(coming)
         return True
 
-    def _complete(self, coming: _Coming) -> None:
+    def _look(self, coming: _Coming) -> None:
+        """Has it come whole?"""
+        if coming.missing or not coming.checksum:
+            return
         self.coming = None
         if coming.whole:
             for replaced in list(self.arrived):
