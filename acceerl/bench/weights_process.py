@@ -19,7 +19,7 @@ import torch
 from acceerl.bench.peers import accept, connect, leave
 from acceerl.channels.links import LINKS
 from acceerl.channels.mpi import Endpoint
-from acceerl.channels.weights import MpiReader
+from acceerl.channels.weights_reader import MpiReader
 from acceerl.envs.skeleton import SkeletonEnv
 from acceerl.policies.mlp import MlpPolicy
 from acceerl.protocols import Policy, PolicySpec

@@ -5,11 +5,13 @@ from collections import defaultdict, deque
 import numpy as np
 import pytest
 
-from acceerl.channels import weights as link_ends
+from acceerl.channels import weights, weights_reader
 from acceerl.channels.connection import Sending
 from acceerl.channels.links import LINKS, Peer
 from acceerl.channels.snapshots import Layout, Turns
-from acceerl.channels.weights import MpiPublisher, MpiReader
+from acceerl.channels.weights import MpiPublisher
+from acceerl.channels.weights_messages import Pull
+from acceerl.channels.weights_reader import MpiReader
 from acceerl.channels.wire import decode
 from acceerl.types import Weights
 
@@ -99,8 +101,8 @@ def says(got: Weights | None, number: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(link_ends, "PIECE", 1024)
-    monkeypatch.setattr(link_ends, "SLICE", 1024)
+    monkeypatch.setattr(weights, "PIECE", 1024)
+    monkeypatch.setattr(weights_reader, "SLICE", 1024)
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "pieces"])
@@ -170,7 +172,7 @@ def test_damaged_shared_memory_is_noticed():
 
 
 def test_a_reader_that_cannot_map_takes_pieces(monkeypatch):
-    monkeypatch.setattr(link_ends, "attach", lambda address, size: None)
+    monkeypatch.setattr(weights_reader, "attach", lambda address, size: None)
     pair = Pair(near=True)
     pair.publisher.publish(version(2))
     pair.move(100)
@@ -228,5 +230,5 @@ def test_objects_are_refused():
 
 
 def test_a_pull_says_where_the_reader_is():
-    pulls = [decode(link_ends.Pull, Pair(near).up.sent[0][1].buffer) for near in (True, False)]
+    pulls = [decode(Pull, Pair(near).up.sent[0][1].buffer) for near in (True, False)]
     assert pulls[0].machine and not pulls[1].machine
