@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+from acceerl.channels.meeting import is_eagain
 from acceerl.channels.mpi import load_mpi
 from acceerl.runtime.registry_client import RegistryClient
 
@@ -24,7 +25,14 @@ def connect(registry: RegistryClient, role: str) -> Any:
     mpi = load_mpi()
     registry.announce()
     port, _ = registry.peer(role, 0)
-    return mpi.COMM_SELF.Connect(port, _timeout(mpi))
+    deadline = time.monotonic() + float(MEET_S)
+    while True:
+        try:
+            return mpi.COMM_SELF.Connect(port, _timeout(mpi))
+        except mpi.Exception as error:  # the other one has announced its port and does not accept yet
+            if not is_eagain(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def leave(registry: RegistryClient) -> None:

@@ -22,13 +22,14 @@ def latency(mode: str, envs: int = 1) -> list[str]:
 def skeleton() -> list[str]:
     """Large observations, a network of 39 million weights that are published after every update.
 
-    Batches are of whole episodes of 13 decisions, so 32 asked for are 39 trained, in micro-batches of at most 16. The
-    pace is the one that the peer keeps (23 trained for 31 collected).
+    The authors train on 16 x 2 decisions, drawn one by one. Here whole episodes are drawn, which are 13 decisions, so
+    an update is of 13 x 2: as many accumulated parts, and more updates for as many samples. The pace is the one that
+    they keep (23 trained for 31 collected), and like theirs nothing of the replay is kept on disk.
     """
     return [
         "env=skeleton", "policy=mlp", "policy.hidden=[256,256]", "policy.chunk=4",
-        "rollout.processes=2", "rollout.envs=1", "inference.max_wait_ms=2", "inference.credits=8",
-        "learner.batch=32", "learner.micro_batch=16", "learner.publish_every=1",
+        "rollout.processes=2", "rollout.envs=1", "inference.max_wait_ms=20", "inference.credits=8",
+        "learner.batch=26", "learner.micro_batch=16", "learner.publish_every=1", "replay.on_resume=drop",
         "replay.samples_per_insert=0.75", "replay.slack=128", "replay.capacity=64",
     ]  # fmt: skip
 

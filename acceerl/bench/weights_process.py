@@ -17,7 +17,9 @@ import numpy as np
 import torch
 
 from acceerl.bench.peers import accept, connect, leave
+from acceerl.channels.links import LINKS
 from acceerl.channels.mpi import Endpoint
+from acceerl.channels.weights_reader import MpiReader
 from acceerl.envs.skeleton import SkeletonEnv
 from acceerl.policies.mlp import MlpPolicy
 from acceerl.protocols import Policy, PolicySpec
@@ -63,8 +65,7 @@ def learner(registry: RegistryClient, options: Options, beat: Beat) -> None:
 
 
 def _publish(publisher: Any, policy: Policy, version: int) -> None:
-    snapshot = pack(policy)
-    publisher.publish(Weights(version, snapshot | {CLOCK: np.array(time.monotonic())}))
+    publisher.publish(Weights(version, pack(policy) | {CLOCK: np.array(time.monotonic())}))
 
 
 @dataclass
@@ -139,7 +140,7 @@ def inference(registry: RegistryClient, options: Options, beat: Beat) -> None:
     policy: Any = WatchedPolicy(make_policy(options), watch)
     role = Inference(
         policy, endpoint.serving(), TrainingTasks(make_env(options).spec, 0), Pace(max_batch=options["clients"]),
-        NullMeter(), weights=endpoint.reader("policy_weights"), load=watch.load,
+        NullMeter(), weights=MpiReader(endpoint, LINKS["policy_weights"], 0, near=options["shared"]), load=watch.load,
     )  # fmt: skip
     for _ in role.run():
         watch.look()

@@ -234,7 +234,8 @@ class InlinePublisher(Still):
         self.hub, self.key = hub, key
 
     def publish(self, weights: Weights) -> None:
-        self.hub.latest[self.key] = weights
+        copies = {name: array.copy() for name, array in weights.arrays.items()}
+        self.hub.latest[self.key] = Weights(weights.version, copies)
 
 
 class InlineReader(Still):

@@ -26,7 +26,7 @@ class Link:
     senders: tuple[str, ...]
     receivers: tuple[str, ...]
     payload: type
-    tag: int  # MPI tag; +1 is the way back (acknowledgements, pulls), +2 the pieces of a large payload
+    tag: int  # MPI tag; +1 is the way back (acknowledgements, pulls), +2 to +4 see weights.py
     when_full: WhenFull
     deadline_s: float
     server: str
@@ -195,7 +195,7 @@ class WeightsPublisher(Protocol):
     """Sending end of a weights link: latest wins, nobody waits for a slow reader."""
 
     def publish(self, weights: Weights) -> None:
-        """Offers a new version; the arrays must not change afterwards (hand over a snapshot)."""
+        """Offers a new version. Copies the arrays before it returns, so they may change afterwards."""
         ...
 
     def pump(self) -> None: ...
@@ -208,7 +208,9 @@ class WeightsReader(Protocol):
     def poll(self) -> Weights | None:
         """The newest complete version, each at most once; None when there is nothing new.
 
-        After a learner restart from a checkpoint the version may go back: it is delivered too.
+        After a learner restart from a checkpoint the version may go back: it is delivered too. The arrays are to be
+        read only, and they hold the version until the `poll` after the one that delivers the next: a policy may
+        compute on them as they are.
         """
         ...
 

@@ -1,104 +1,133 @@
-"""The two ends of a weights link over MPI: the reader pulls, the publisher sends in pieces beside everything else.
+"""The sending end of a weights link over MPI: readers pull, the publisher offers, nobody waits for a slow reader.
 
-A reader says which version it has; when the publisher has another one, it offers (size, checksum) and sends
-4 MiB pieces, a few at a time, so that neither end ever waits and other links keep moving. A version that is
-replaced while it travels still arrives whole; the reader then asks again.
+A reader says which version it has and on which machine it is; when the publisher has another one, it offers it. A
+reader on the same machine maps the publisher's memory; any other gets it in pieces beside everything else, a few at a
+time, with a checksum that both ends work out while pieces travel. A version that is replaced while it travels still
+arrives whole; the reader then asks again. Memory goes round: a reader gives a version back when the next is in use.
 """
 
 from __future__ import annotations
 
-import logging
-import zlib
+import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 
 from acceerl.channels.connection import Connection, Sending
 from acceerl.channels.links import Link
+from acceerl.channels.snapshots import Layout, Snapshot, Turns, machine
+from acceerl.channels.weights_messages import Back, Offer, Pull, Seal
+from acceerl.channels.weights_reader import MpiReader as MpiReader  # both ends can be had from here
 from acceerl.channels.wire import decode, encode
 from acceerl.types import Weights
 
 if TYPE_CHECKING:
     from acceerl.channels.mpi import Endpoint
 
-log = logging.getLogger(__name__)
 PIECE = 4 << 20  # bytes
 WINDOW = 4  # pieces on their way to one reader
 
 
-@dataclass(frozen=True, slots=True)
-class Pull:
-    """Reader -> publisher: send me anything but this version (-1: I have none)."""
+@dataclass(slots=True, eq=False)
+class _Version:
+    number: int
+    layout: Layout
+    snapshot: Snapshot
+    checksum: str = ""  # found when the first reader asks
 
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """Publisher -> reader: so many bytes follow in pieces."""
-
-    version: int
-    size: int
-    checksum: int  # CRC-32 of all bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    offer: Offer
-    buffer: np.ndarray  # uint8 [size], an encoded Weights
+    def offer(self, near: bool) -> Offer:
+        if near and not self.checksum:
+            self.checksum = xxhash.xxh3_64_hexdigest(self.snapshot.buffer.data)
+        return Offer(self.number, self.layout.text, self.checksum, self.snapshot.address if near else "")
 
 
 @dataclass(slots=True)
 class _Transfer:
-    packed: _Packed
+    version: _Version
+    hash: Any = field(default_factory=xxhash.xxh3_64)
     sent: int = 0  # bytes handed to the connection
     flying: deque[Sending] = field(default_factory=deque)
+    sealed: bool = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.version.snapshot
 
     @property
     def done(self) -> bool:
-        return self.sent == self.packed.offer.size and not self.flying
+        return self.sealed and not self.flying
 
 
 class MpiPublisher:
-    """See `links.WeightsPublisher`. `publish` copies into one buffer in the caller's thread; readers share it."""
+    """See `links.WeightsPublisher`. `publish` makes the one copy, in the caller's thread; readers share it."""
 
     def __init__(self, endpoint: Endpoint, link: Link) -> None:
-        self.endpoint, self.link = endpoint, link
-        self.latest: _Packed | None = None
-        self.pulls: dict[Connection, int] = {}
+        self.endpoint, self.link, self.turns = endpoint, link, Turns()
+        self.latest: _Version | None = None
+        self.pulls: dict[Connection, Pull] = {}
         self.transfers: dict[Connection, _Transfer] = {}
+        self.lent: dict[Connection, list[Snapshot]] = {}  # to readers on this machine
+        self._lock = threading.Lock()  # around `latest` and its use
         endpoint.handlers[link.tag + 1] = self._on_pull
+        endpoint.handlers[link.tag + 3] = self._on_back
         endpoint.on_lost.append(self._on_lost)
         endpoint.tickers.append(self._tick)
 
     def publish(self, weights: Weights) -> None:
-        buffer = encode(weights, self.link.tag)
-        self.latest = _Packed(Offer(weights.version, buffer.nbytes, zlib.crc32(buffer.data)), buffer)
+        layout = Layout.of(weights.arrays)
+        snapshot = self.turns.begin(layout.size)
+        for name, place in layout.views(snapshot.buffer).items():
+            np.copyto(place, weights.arrays[name])
+        with self._lock:
+            replaced, self.latest = self.latest, _Version(weights.version, layout, snapshot)
+        if replaced is not None:
+            self.turns.leave(replaced.snapshot)
         self.endpoint.pump()
 
     def pump(self) -> None:
         self.endpoint.pump()
 
     def _on_pull(self, connection: Connection, buffer: np.ndarray) -> None:
-        self.pulls[connection] = decode(Pull, buffer, self.link.tag + 1).version
+        self.pulls[connection] = decode(Pull, buffer, self.link.tag + 1)
+
+    def _on_back(self, connection: Connection, buffer: np.ndarray) -> None:
+        address, lent = decode(Back, buffer, self.link.tag + 3).address, self.lent.get(connection, [])
+        for snapshot in [s for s in lent if s.address == address][:1]:
+            lent.remove(snapshot)
+            self.turns.leave(snapshot)
 
     def _on_lost(self, connection: Connection, why: str) -> None:
+        """MPI may still send what flies, and a reader that lives on may still use what it mapped."""
         self.pulls.pop(connection, None)
-        self.transfers.pop(connection, None)
+        transfer = self.transfers.pop(connection, None)
+        for snapshot in self.lent.pop(connection, []) + ([transfer.snapshot] if transfer else []):
+            self.turns.abandon(snapshot)
 
     def _tick(self) -> bool:
-        latest = self.latest
-        for connection in [c for c, version in self.pulls.items() if latest and version != latest.offer.version]:
-            assert latest is not None
-            del self.pulls[connection]
-            self.transfers[connection] = _Transfer(latest)
-            self.endpoint.post(connection, self.link.tag, encode(latest.offer, self.link.tag))
         moved = False
+        for connection, pull in list(self.pulls.items()):
+            moved |= self._answer(connection, pull)
         for connection in list(self.transfers):
             moved |= self._advance(connection)
         return moved
+
+    def _answer(self, connection: Connection, pull: Pull) -> bool:
+        with self._lock:
+            latest = self.latest
+            if latest is None or latest.number == pull.version:
+                return False
+            self.turns.use(latest.snapshot)
+        del self.pulls[connection]
+        near = bool(pull.machine) and pull.machine == machine()
+        if near:
+            self.lent.setdefault(connection, []).append(latest.snapshot)
+        else:
+            self.transfers[connection] = _Transfer(latest, sealed=bool(latest.checksum))
+        self.endpoint.post(connection, self.link.tag, encode(latest.offer(near), self.link.tag))
+        return True
 
     def _advance(self, connection: Connection) -> bool:
         transfer = self.transfers[connection]
@@ -106,76 +135,23 @@ class MpiPublisher:
         while transfer.flying and transfer.flying[0].done:
             transfer.flying.popleft()
             moved = True
-        while len(transfer.flying) < WINDOW and transfer.sent < transfer.packed.offer.size and connection.alive:
-            piece = transfer.packed.buffer[transfer.sent : transfer.sent + PIECE]
-            transfer.sent += piece.nbytes
-            transfer.flying.append(self.endpoint.post(connection, self.link.tag + 2, piece, bare=True))
+        size = transfer.snapshot.size
+        while len(transfer.flying) < WINDOW and transfer.sent < size and connection.alive:
+            self._send_piece(connection, transfer)
             moved = True
-        if transfer.done:
-            self.transfers.pop(connection, None)
+        if transfer.sent == size and not transfer.sealed:
+            transfer.sealed, transfer.version.checksum = True, transfer.hash.hexdigest()
+            self.endpoint.post(
+                connection, self.link.tag + 4, encode(Seal(transfer.version.checksum), self.link.tag + 4)
+            )
+        if transfer.done and transfer.sent == size and connection in self.transfers:
+            del self.transfers[connection]
+            self.turns.leave(transfer.snapshot)
         return moved
 
-
-class MpiReader:
-    """See `links.WeightsReader`. Pieces land in place, in memory that the delivered arrays then own.
-
-    The notice of a piece comes behind the offer in the same lane, so the offer has been handled.
-    """
-
-    def __init__(self, endpoint: Endpoint, link: Link, publisher: int) -> None:
-        self.endpoint, self.link, self.publisher = endpoint, link, publisher
-        self.arrived: deque[Weights] = deque(maxlen=1)
-        self.offer: Offer | None = None
-        self.buffer = np.empty(0, np.uint8)
-        self.placed = self.checked = self.crc = 0
-        self.corrupt = 0  # transfers that failed their checksum
-        endpoint.handlers[link.tag] = self._on_offer
-        endpoint.handlers[link.tag + 2] = self._on_piece
-        endpoint.places[link.tag + 2] = self._place
-        endpoint.on_open.append(self._on_open)
-        endpoint.dial(link.server, publisher)
-
-    def poll(self) -> Weights | None:
-        self.endpoint.pump()
-        try:
-            return self.arrived.popleft()
-        except IndexError:
-            return None
-
-    def pump(self) -> None:
-        self.endpoint.pump()
-
-    def _is_publisher(self, connection: Connection) -> bool:
-        peer = connection.peer
-        return peer is not None and (peer.role, peer.index) == (self.link.server, self.publisher)
-
-    def _on_open(self, connection: Connection) -> None:
-        if self._is_publisher(connection) and self.link.name in connection.links:
-            self._pull(connection, -1)  # a restarted learner may have gone back: take what it has now
-
-    def _pull(self, connection: Connection, version: int) -> None:
-        self.endpoint.post(connection, self.link.tag + 1, encode(Pull(version), self.link.tag + 1))
-
-    def _on_offer(self, connection: Connection, buffer: np.ndarray) -> None:
-        self.offer = decode(Offer, buffer, self.link.tag)
-        self.buffer = np.empty(self.offer.size, np.uint8)
-        self.placed = self.checked = self.crc = 0
-
-    def _place(self, connection: Connection, size: int) -> np.ndarray:
-        self.placed += size
-        return self.buffer[self.placed - size : self.placed]
-
-    def _on_piece(self, connection: Connection, piece: np.ndarray) -> None:
-        assert self.offer is not None
-        self.crc = zlib.crc32(piece.data, self.crc)
-        self.checked += piece.nbytes
-        if self.checked < self.offer.size:
-            return
-        if self.crc == self.offer.checksum:
-            self.arrived.append(decode(Weights, self.buffer, self.link.tag))
-            self._pull(connection, self.offer.version)
-        else:
-            self.corrupt += 1
-            log.warning("%s: version %d failed its checksum, pulling it again", self.link.name, self.offer.version)
-            self._pull(connection, -1)
-        self.offer = None
+    def _send_piece(self, connection: Connection, transfer: _Transfer) -> None:
+        piece = transfer.snapshot.buffer[transfer.sent : transfer.sent + PIECE]
+        transfer.sent += piece.nbytes
+        transfer.flying.append(self.endpoint.post(connection, self.link.tag + 2, piece, bare=True))
+        if not transfer.sealed:
+            transfer.hash.update(piece.data)

@@ -14,6 +14,7 @@ from acceerl.jobs.process import Process
 from acceerl.jobs.weights import save_weights
 from acceerl.roles.drive import drive
 from acceerl.roles.learner import Learner
+from acceerl.runtime.memory import keep_freed_memory
 from acceerl.runtime.stop import LOST, StopFlag
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def serve(process: Process) -> bool:
 
 
 def _serve(process: Process) -> bool:
+    keep_freed_memory()  # gradients are as large as the policy, and each micro-batch makes them anew
     with ThreadPoolExecutor(1, "prefetch") as prefetch:
         ranks = _meet(process)
         learner = make_learner(

@@ -136,7 +136,8 @@ def make_replay(config: Config, run: Run, collective: Collective) -> Replay:
     numbers, lane = config.replay, (collective.rank, collective.size)
     limiter = RateLimiter(numbers.samples_per_insert, numbers.slack, config.learner.batch)
     uses = 1 if config.schedule != "async" else numbers.max_uses or None
-    part, folder = -(-numbers.capacity // collective.size), run.path / "replay"
+    part = -(-numbers.capacity // collective.size)
+    folder = run.path / "replay" if numbers.on_resume == "keep" else None  # what nobody reads back is not written
     return Replay(part, folder, config.seed, limiter, order=numbers.order, max_uses=uses, lane=lane)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from acceerl.launch.doctor import Finding
 from acceerl.launch.doctor_machine import existing
-from acceerl.launch.keeper import find_mpiexec
+from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.placement import GL_ENV, MPI_ENV
 from acceerl.runtime.stop import KEEPER, STUCK
 

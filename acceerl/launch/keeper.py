@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,21 +19,13 @@ import psutil
 
 from acceerl.config import Supervisor as RestartRules
 from acceerl.launch.lives import Child, Exit, Fall
+from acceerl.runtime.mpiexec import tethered, under_mpiexec
 from acceerl.runtime.placement import Row
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, KEEPER, STOPPED
 
 Command = Callable[[str, int], list[str]]  # role, index -> argv
 LIFE = "--- acceerl starts"  # opens the part of a log that belongs to one life of a process
-
-# Runs first in every child: the kernel kills it when its keeper dies, then it becomes mpiexec. In a process of its
-# own, since a preexec function may deadlock in a supervisor that has threads.
-_TETHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-os.getppid() == int(sys.argv[1]) or os._exit(70)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 
 
 class Keeper:
@@ -118,13 +109,12 @@ class Keeper:
         environment |= {KEEPER: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         path = self.log(child)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
         with path.open("ab") as log:
             log.write(f"{LIFE} {child.name}, life {child.restarts + 1}, "
                       f"at {time.strftime('%H:%M:%S')}\n".encode())  # fmt: skip
             log.flush()
             child.popen = subprocess.Popen(
-                [*tether, *self.command(*child.key)],
+                tethered(self.command(*child.key)),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 env=environment, start_new_session=True,
             )  # fmt: skip
@@ -164,24 +154,11 @@ class Keeper:
 
 def process_command(run: Run) -> Command:
     """The real thing: `mpiexec -bootstrap fork -n 1 python -m acceerl.jobs.process RUN ROLE INDEX`."""
-    mpiexec = find_mpiexec()
 
     def command(role: str, index: int) -> list[str]:
-        python = [sys.executable, "-m", "acceerl.jobs.process", str(run.path), role, str(index)]
-        return [mpiexec, "-bootstrap", "fork", "-n", "1", *python]
+        return under_mpiexec([sys.executable, "-m", "acceerl.jobs.process", str(run.path), role, str(index)])
 
     return command
-
-
-def find_mpiexec() -> str:
-    """The mpiexec of this Python's environment, else of PATH. Raises FileNotFoundError with the fix."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.is_file() else shutil.which("mpiexec")
-    if found is None:
-        raise FileNotFoundError(
-            "no mpiexec found beside python or in PATH: pip install mpich, or load your site's MPICH"
-        )
-    return found
 
 
 def last_lines(log: Path, count: int = 20) -> list[str]:

@@ -16,11 +16,11 @@ from acceerl.channels.links import LINKS
 from acceerl.config import Config
 from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
-from acceerl.launch.keeper import find_mpiexec
 from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import supervise
 from acceerl.runtime import placement, trackers
+from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 

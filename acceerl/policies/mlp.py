@@ -20,6 +20,7 @@ from acceerl.protocols import Evaluation, PolicySpec
 from acceerl.types import ActionBatch, ObservationBatch
 
 CHANNELS = 3
+WIDE, FEW = 4096, 2  # inputs of a layer from which on, and rows above which, `_dense` takes the other order
 
 
 class MlpPolicy(nn.Module):
@@ -96,7 +97,7 @@ class MlpPolicy(nn.Module):
         """Logits float32 [N, C, D, bins] and values float32 [N]."""
         state = self._numbers(observations)
         for layer in self.layers:
-            state = F.relu(layer(state))
+            state = F.relu(_dense(layer, state))
         spec = self.spec
         logits = self.head(state).view(-1, spec.chunk, spec.action_dim, spec.bins)
         return logits, self.value_head(state.detach())[:, 0]
@@ -110,6 +111,18 @@ class MlpPolicy(nn.Module):
             return scaled
         frames = [_flat(observations.images[camera], device) for camera in self.spec.cameras]
         return torch.cat([*frames, scaled], dim=1)
+
+
+def _dense(layer: nn.Module, rows: Tensor) -> Tensor:
+    """What `layer(rows)` is, for a linear layer; float32 [N, out].
+
+    Weights that fit no cache should be read once. MKL does that when they stand left of the product; with the rows to
+    the left, as in `layer(rows)`, 16 rows of 150,535 numbers took twice as long, and 14 rows four times.
+    """
+    assert isinstance(layer, nn.Linear)
+    if layer.in_features < WIDE or len(rows) <= FEW:
+        return F.linear(rows, layer.weight, layer.bias)
+    return torch.addmm(layer.bias[:, None], layer.weight, rows.t()).t()
 
 
 def _flat(images: np.ndarray, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ everybody decides alike from it. A rank whose replay is short gives less to the 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -248,15 +249,33 @@ def _build(segments: list[Segment], most: int) -> list[SegmentBatch]:
 
 
 def pack(policy: Policy) -> dict[str, np.ndarray]:
-    """A snapshot of the policy's tensors as arrays of their own, in state_dict order."""
+    """The policy's tensors as arrays, in state_dict order: views of those that are in host memory."""
     state: dict[str, torch.Tensor] = policy.state_dict()  # type: ignore[attr-defined]
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
 def unpack(policy: Policy, weights: Weights) -> None:
-    """The inverse of `pack`: copies a version's tensors into the policy."""
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in weights.arrays.items()}
-    policy.load_state_dict(tensors)  # type: ignore[attr-defined]
+    """Makes a version the policy's. Parameters in host memory then are the version's arrays, without a copy.
+
+    So the arrays must stay as they are until the next version is unpacked, and nobody may train this policy. Raises
+    RuntimeError naming what differs when they belong to another policy.
+    """
+    state: dict[str, torch.Tensor] = policy.state_dict(keep_vars=True)  # type: ignore[attr-defined]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", ".*not writable.*")  # nor do we write
+        tensors = {name: torch.from_numpy(array) for name, array in weights.arrays.items()}
+        if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in state.items()}:
+            policy.load_state_dict(tensors)  # type: ignore[attr-defined]  # which says what differs
+        for name, mine in state.items():
+            _take(mine, tensors[name])
+
+
+def _take(mine: torch.Tensor, new: torch.Tensor) -> None:
+    """Buffers are copied: a forward pass may write them."""
+    if isinstance(mine, torch.nn.Parameter) and (mine.device, mine.dtype) == (new.device, new.dtype):
+        mine.data = new
+    else:
+        mine.copy_(new)
 
 
 def _episode(segment: Segment, counters: Counters) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from acceerl.launch.keeper import find_mpiexec
 from acceerl.launch.supervisor import supervise
+from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from acceerl.policies import MlpPolicy, load_policy, save_policy
+from acceerl.policies.mlp import WIDE, _dense
 from acceerl.protocols import PolicySpec
 from acceerl.types import ObservationBatch
 
@@ -38,6 +39,16 @@ def test_bytes_are_scaled_to_one():
         {"front": (batch.images["front"] / 255).astype(np.float32)}, batch.proprio, batch.instructions
     )
     np.testing.assert_allclose(policy.act(batch, True).values, policy.act(scaled, True).values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 14])
+def test_a_wide_layer_computes_what_any_layer_does(rows):
+    layer = torch.nn.Linear(2 * WIDE, 6)
+    given = torch.randn(rows, 2 * WIDE, generator=torch.Generator().manual_seed(0))
+    expected, computed = layer(given), _dense(layer, given)
+    torch.testing.assert_close(computed, expected)
+    wanted = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
+    torch.testing.assert_close(torch.autograd.grad(computed.square().sum(), list(layer.parameters())), wanted)
 
 
 def test_samples_follow_the_probabilities():

@@ -118,14 +118,30 @@ def test_every_update_is_a_version_that_readers_get(world: World):
         assert torch.equal(tensor, copy.state_dict()[name]), name
 
 
-def test_a_snapshot_does_not_follow_the_training():
-    live = policy()
-    taken = pack(live)
+def test_a_published_version_does_not_follow_the_training(world: World):
+    live = world.learner.trainer.policy
+    world.learner.weights.publish(Weights(7, pack(live)))
+    before = live.queries.detach().clone()
     with torch.no_grad():
         live.queries.add_(1.0)
-    assert not np.array_equal(taken["queries"], live.queries.detach().numpy())
-    unpack(live, Weights(0, taken))
-    assert np.array_equal(taken["queries"], live.queries.detach().numpy())
+    assert torch.equal(torch.from_numpy(world.reader.poll().arrays["queries"]), before)
+
+
+def test_unpacking_copies_no_parameter():
+    given = Weights(0, {name: array.copy() for name, array in pack(policy()).items()})
+    other = policy(seed=5)
+    unpack(other, given)
+    at = {name: array.__array_interface__["data"][0] for name, array in given.arrays.items()}
+    assert all(p.data_ptr() == at[name] for name, p in other.named_parameters())
+    assert all(b.data_ptr() != at[name] for name, b in other.named_buffers() if name in at)
+    assert all(np.array_equal(array, given.arrays[name]) for name, array in pack(other).items())
+
+
+def test_versions_of_another_policy_are_refused_by_name():
+    arrays = pack(policy())
+    arrays["other"] = arrays.pop("queries")
+    with pytest.raises(RuntimeError, match="other"):
+        unpack(policy(), Weights(0, arrays))
 
 
 def test_a_learner_that_is_behind_stops_giving_credit(tmp_path: Path):
