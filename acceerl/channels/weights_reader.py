@@ -78,7 +78,7 @@ class MpiReader:
     def poll(self) -> Weights | None:
         while len(self.in_use) > 1:  # the role has come back from loading what followed it
             self._give_back(self.in_use.popleft())
-        self.endpoint.pump()
+        self.endpoint.pump_if_due()
         try:
             new = self.arrived.popleft()
         except IndexError:

@@ -33,6 +33,9 @@ class End:
         self.handlers, self.places, self.tickers = {}, {}, []
         self.on_open, self.on_lost = [], []
 
+    def pump_if_due(self) -> None:
+        self.pump()
+
     def pump(self) -> None:
         for tick in self.tickers:
             tick()
