@@ -32,7 +32,8 @@ from acceerl.channels.links import LINKS, Peer
 from acceerl.channels.mailbox import Mailbox
 from acceerl.channels.meeting import Key, Meetings, is_eagain
 from acceerl.channels.pumping import Idle, Pumper
-from acceerl.channels.weights import MpiPublisher, MpiReader
+from acceerl.channels.weights import MpiPublisher
+from acceerl.channels.weights_reader import MpiReader
 from acceerl.channels.wire import NOTICE_TAG, Hello, WireError, mismatch, read_notice, tag_of
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,11 @@ class Endpoint:
             return False
         return self._pump()
 
+    def ring(self) -> None:
+        """Wakes the pumping thread, if there is one: there is something to do for it."""
+        if self._pumper is not None:
+            self._pumper.ring()
+
     def pump_if_due(self) -> None:
         """For ends that are asked at every turn of a loop which another end pumps anyway."""
         if self.failure is not None or time.monotonic() - self.pumped_at > DUE_S:
@@ -187,7 +193,7 @@ class Endpoint:
         """Queues a message and, in the pumping thread, hands it to MPI at once."""
         sending = connection.post(tag, buffer, bare)
         if self._pumper is not None:
-            self._pumper.ring()
+            self.ring()
         elif connection.alive:
             self._guard(connection, connection.push, self.mailbox.watch)
         return sending

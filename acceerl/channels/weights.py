@@ -20,7 +20,6 @@ from acceerl.channels.connection import Connection, Sending
 from acceerl.channels.links import Link
 from acceerl.channels.snapshots import Layout, Snapshot, Turns, machine
 from acceerl.channels.weights_messages import Back, Offer, Pull, Seal
-from acceerl.channels.weights_reader import MpiReader as MpiReader  # both ends can be had from here
 from acceerl.channels.wire import decode, encode
 from acceerl.types import Weights
 
@@ -85,6 +84,7 @@ class MpiPublisher:
             replaced, self.latest = self.latest, _Version(weights.version, layout, snapshot)
         if replaced is not None:
             self.turns.leave(replaced.snapshot)
+        self.endpoint.ring()
         self.endpoint.pump()
 
     def pump(self) -> None:
