@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from acceerl.launch.progress import Totals
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED
 
@@ -106,7 +107,9 @@ class SignsOfLife:
     def __init__(self, run: Run, state: str, reason: str = "", ends_as: str = "", **fields: Any) -> None:
         self.run, self.ends_as = run, ends_as
         self.before = run.status()
-        self.status = {**self.before, "error": "", "processes": [], **fields, "state": state, "reason": reason}
+        from_zero = {"attempt": run.attempt, "counters": Totals({}).counters()}
+        own = {"error": "", "processes": [], **fields, "state": state, "reason": reason}
+        self.status: dict[str, Any] = from_zero | self.before | own
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="signs of life", daemon=True)
 

@@ -5,6 +5,7 @@ The real one makes ten updates on made-up segments, of which each rank holds an 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from dataclasses import replace
@@ -144,3 +145,4 @@ if __name__ == "__main__":
     group = meet(client, size, connect_s=60, timeout_s=30)
     trainer, stats = trained(group, seed=rank)  # another start on each rank: rank 0's must win
     torch.save({"policy": trainer.policy.state_dict(), "stats": stats}, run / f"trained.{rank}.pt")
+    os._exit(0)  # as learners do: gloo's threads must not outlive the interpreter's end
