@@ -1,6 +1,8 @@
 """The table itself, and how ends behave when nobody answers; a fake endpoint stands in for MPI."""
 
 import dataclasses
+import os
+import time
 from itertools import pairwise
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from acceerl.channels import ends, links
 from acceerl.channels.connection import Connection
 from acceerl.channels.links import LINKS, LinkTimeout, Peer, PeerLost
-from acceerl.channels.pumping import LONGEST_S, Idle
+from acceerl.channels.pumping import FALSE_ALARMS, LONGEST_S, Idle
 from acceerl.channels.wire import encode
 from acceerl.types import Act, Observed
 
@@ -156,3 +158,31 @@ def test_idle_sleeps_longer_the_longer_it_is_quiet():
         idle.quiet = quiet
         lengths.append(idle._length())
     assert lengths == sorted(lengths) and lengths[0] == 50e-6 and lengths[-1] == LONGEST_S
+
+
+def test_idle_wakes_when_there_is_something_to_look_at():
+    there, here = os.pipe()
+    idle = Idle([there])
+    idle.quiet = 1000
+    idle.rest(False)
+    assert idle.alarms == 0
+    os.write(here, b"x")
+    began = time.monotonic()
+    for _ in range(20):  # a descriptor that is ready costs no wait
+        idle.rest(False, 10.0)
+    assert idle.alarms == 20 and time.monotonic() - began < 5.0
+    os.close(there), os.close(here)
+
+
+def test_idle_sleeps_although_a_descriptor_is_always_ready():
+    there, here = os.pipe()
+    os.write(here, b"x")
+    idle, slept = Idle([there]), []
+    for _ in range(FALSE_ALARMS + 2):
+        idle.rest(False)
+    idle._length = lambda: slept.append(1) or 0.0
+    idle.rest(False)
+    assert slept
+    idle.rest(True)
+    assert idle.alarms == 0
+    os.close(there), os.close(here)
