@@ -189,6 +189,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_replay(config)
     _check_tracking(config)
     _check_inline(config)
+    _check_ranks(config)
     _check_deadlines(config)
     return config
 
@@ -303,6 +304,14 @@ def _check_inline(config: Config) -> None:
     for key in ("learner.ranks", "inference.instances"):
         if config.channels == "inline" and look_up(config, key) > 1:
             raise ValueError(f"channels=inline has one process: set {key}=1, or channels=mpi")
+
+
+def _check_ranks(config: Config) -> None:
+    """A rank without a decision of its own in a batch would only wait."""
+    if config.learner.ranks > config.learner.batch:
+        raise ValueError(
+            f"learner.ranks={config.learner.ranks} is more than learner.batch={config.learner.batch}: lower it"
+        )
 
 
 def _check_deadlines(config: Config) -> None:

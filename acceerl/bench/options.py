@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -56,6 +57,8 @@ def _checked(name: str, hint: Any, text: str, rules: Any) -> Any:
         number = hint(text)
     except ValueError:
         raise ValueError(f"{name} must be {_KINDS[hint]}, got {text!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, got {text}")
     if rules["least"] is not None and not number >= rules["least"]:
         raise ValueError(f"{name} must be at least {rules['least']:g}, got {text}")
     return number

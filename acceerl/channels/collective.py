@@ -135,7 +135,7 @@ class Group(Collective):
         try:
             call()
         except RuntimeError as error:
-            reason = str(error).partition("] ")[2].splitlines()[0].partition(". ")[0] or str(error)
+            reason = _reason(str(error))
             me, waited = f"{self.role}[{self.rank}]", time.monotonic() - began
             others = self.names(self.role)
             raise PeersLost(f"{me} lost {others} after {waited:.0f} s in a {what} over ranks: {reason}") from error
@@ -186,13 +186,19 @@ def meet(
     return Group(registry.role, registry.index, size, store, timeout_s, device)
 
 
+def _reason(text: str) -> str:
+    """The first sentence of torch's message, without the place in its source."""
+    return (text.partition("] ")[2] or text).partition("\n")[0].partition(". ")[0]
+
+
 def _host(registry: Directory, connect_s: float) -> tuple[dist.Store, list[Any]]:
     """Rank 0's store, listening on the one address that the others use, and what they must know to join."""
     listening = socket.create_server((registry.address, 0))
     port, life = listening.getsockname()[1], secrets.token_hex(8)
     store = _open(registry.address, port, connect_s, listening.detach())
     store.set("life", life)
-    assert _sit(store, registry), "a new store has free seats"
+    seated = _sit(store, registry)
+    assert seated, "a new store has free seats"
     return store, [registry.address, port, life]
 
 

@@ -71,6 +71,11 @@ class Mailbox:
         return self._take([(i, self._size(status)) for i, status in zip(done, self._statuses, strict=False)])
 
     def _ask_each(self) -> list[tuple[int, int]]:
+        """After a failure: MPI forgot the requests that are complete, and their statuses tell which of them failed."""
+        over = [i for i, request in enumerate(self._requests) if not request]
+        if over:
+            told = zip(over, self._statuses, strict=False)
+            return [(i, 0 if status.Get_error() else self._size(status)) for i, status in told]
         done, status = [], self._mpi.Status()
         for i, request in enumerate(self._requests):
             try:

@@ -3,8 +3,9 @@
 The client knocks through the registry, the server answers `come` with its port, the client says `here` and calls
 Connect; only then does the server call Accept. Either side may die in between, so neither call may hang:
 
-- MPI gives up a send after EAGAIN_TRIES (mpi.py), hence Connect returns within milliseconds while a living server is
-  busy, and within a fraction of a second when it is dead. It is simply called again, from pump to pump.
+- MPI gives up a send after EAGAIN_TRIES (mpi.py), hence Connect returns within milliseconds while a living server does
+  not look at its network, and within a fraction of a second when it is dead. It is simply called again, from pump to
+  pump. A server that took the message and does not call Accept costs MPI's time-out.
 - Accept has MPI's own time-out, which ends it when the guest died at the door. What a dead client had already sent is
   the next Accept's first catch and makes it fail, so a guest that stands in Connect gets several.
 """
@@ -42,13 +43,13 @@ class _Call:
 class Meetings:
     """Both sides of all meetings of one process.
 
-    `talks_to(role, index)`: the incarnation that a connection is open to, or None. `adopt(comm, server)` takes a new
+    `talks_to(role, index)`: is there a connection, if only a beginning one? `adopt(comm, server)` takes a new
     communicator; `server` is None on the accepting side.
     """
 
     def __init__(
         self, mpi: Any, registry: ControlPlane, beat: Callable[[], None],
-        talks_to: Callable[[str, int], int | None], adopt: Callable[[Any, Peer | None], None],
+        talks_to: Callable[[str, int], bool], adopt: Callable[[Any, Peer | None], None],
     ) -> None:  # fmt: skip
         self.mpi, self.registry, self.beat = mpi, registry, beat
         self.talks_to, self.adopt = talks_to, adopt
@@ -94,7 +95,7 @@ class Meetings:
 
     def on_come(self, event: Heard) -> None:
         key = (event.role, event.index)
-        if key in self.dials and key not in self.calls and self.talks_to(*key) is None:
+        if key in self.dials and key not in self.calls and not self.talks_to(*key):
             server = Peer(event.role, event.index, event.incarnation)
             self.calls[key] = _Call(server, event.data, time.monotonic() + CONNECT_S)
             self.registry.tell("here", *key)
@@ -110,7 +111,7 @@ class Meetings:
     def _knock(self, now: float) -> None:
         self.next_round = now + ROUND_S
         for key, due in self.dials.items():
-            if now >= due and key not in self.calls and self.talks_to(*key) is None:
+            if now >= due and key not in self.calls and not self.talks_to(*key):
                 self.registry.tell("knock", *key)
                 self.dials[key] = now + KNOCK_S
 

@@ -232,9 +232,9 @@ class Endpoint:
         for connection in [c for c in self.connections if (c.peer or c.dialled) == gone]:
             self._drop(connection, "the registry says that it is gone")
 
-    def _talks_to(self, role: str, index: int) -> int | None:
-        connection = self.open.get((role, index))
-        return connection.peer.incarnation if connection is not None and connection.peer is not None else None
+    def _talks_to(self, role: str, index: int) -> bool:
+        """Also while the server's hello is on its way: a second connection would end the first."""
+        return any(_is(connection.peer or connection.dialled, role, index) for connection in self.connections)
 
     def _adopt(self, comm: Any, server: Peer | None) -> None:
         connection = Connection(comm, time.monotonic() + HELLO_S, dialled=server)

@@ -1,6 +1,6 @@
-"""The processes of the doctor's MPI checks: `mpiexec python -m acceerl.launch.doctor_mpi serve|connect|deaf FOLDER`.
+"""The processes of the doctor's MPI checks: `mpiexec python -m acceerl.launch.doctor_mpi PART FOLDER`.
 
-`serve` answers one `connect` over a port; `deaf` opens a port and never accepts.
+`serve` answers one `connect` over a port; `deaf` opens a port and never accepts whom `knock` sends.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from acceerl.channels.meeting import is_eagain
 from acceerl.channels.mpi import load_mpi
 from acceerl.runtime.rundir import replace_text
 from acceerl.runtime.stop import Watchdog, die_with_keeper
 
 SIZE = 1_000_000  # bytes
+TIMED_OUT = 3  # exit code
 PATIENCE_S = 3  # MPI's own time-out of Connect
 BITE_S = 6.0  # and the watchdog's, for an MPI that has none
 WAIT_S = 15.0  # for the server's port, or for a client
@@ -40,12 +42,23 @@ def serve(mpi: Any, folder: Path) -> int:
 
 
 def connect(mpi: Any, folder: Path) -> int:
-    comm = _meet(mpi, mpi.COMM_SELF.Connect, _port(folder), PATIENCE_S)
+    comm = _meet(mpi, mpi.COMM_SELF.Connect, _port(folder), int(WAIT_S))
     sent, back = np.arange(SIZE, dtype=np.int64).astype(np.uint8), np.zeros(SIZE, np.uint8)
     comm.Send(sent, dest=0, tag=1)
     comm.Recv(back, source=0, tag=2)
     comm.Send(back[:1], dest=0, tag=3)
     return 0 if np.array_equal(sent, back) else 1
+
+
+def knock(mpi: Any, folder: Path) -> int:
+    """Connects to somebody deaf, and says after how many seconds it was over."""
+    port, began = _port(folder), time.monotonic()
+    try:
+        _meet(mpi, mpi.COMM_SELF.Connect, port, PATIENCE_S)
+    except mpi.Exception:
+        print(f"{time.monotonic() - began:.1f}", flush=True)
+        return TIMED_OUT
+    return 0
 
 
 def deaf(mpi: Any, folder: Path) -> int:
@@ -57,7 +70,14 @@ def deaf(mpi: Any, folder: Path) -> int:
 def _meet(mpi: Any, call: Callable[..., Any], port: str, timeout_s: int) -> Any:
     info = mpi.Info.Create()
     info.Set("timeout", str(timeout_s))
-    return call(port, info)
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return call(port, info)
+        except mpi.Exception as error:  # EAGAIN: the other side has not looked yet
+            if not is_eagain(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _port(folder: Path) -> str:
@@ -77,11 +97,11 @@ def _libmpi() -> str:
 
 def main(part: str, folder: str) -> None:
     die_with_keeper()
-    Watchdog(BITE_S if part == "connect" else 3 * WAIT_S, f"doctor {part}").start()
+    Watchdog(BITE_S if part == "knock" else 3 * WAIT_S, f"doctor {part}").start()
     code = 1
     try:
         mpi = load_mpi()
-        code = {"serve": serve, "connect": connect, "deaf": deaf}[part](mpi, Path(folder))
+        code = {"serve": serve, "connect": connect, "knock": knock, "deaf": deaf}[part](mpi, Path(folder))
     except Exception as error:  # noqa: BLE001 - MPI is never finalised: it could wait for a peer for ever
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(code)

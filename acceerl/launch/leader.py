@@ -108,7 +108,7 @@ class SignsOfLife:
         self.run, self.ends_as = run, ends_as
         self.before = run.status()
         from_zero = {"attempt": run.attempt, "counters": Totals({}).counters()}
-        own = {"error": "", "processes": [], **fields, "state": state, "reason": reason}
+        own = {"error": "", "processes": [], "rates": {}, **fields, "state": state, "reason": reason}
         self.status: dict[str, Any] = from_zero | self.before | own
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="signs of life", daemon=True)

@@ -79,7 +79,10 @@ class Totals:
                 self._learner = {"updates": updates, "policy_version": int(counted.get("policy_version", updates))}
         self.success = _known(latest_gauge(records, "learner", "success"), self.success)
         self.lag = _known(latest_gauge(records, "learner", "lag"), self.lag)
-        self._history.append((time.monotonic(), self.counters()))
+        counters = self.counters()
+        if self._history and counters["updates"] < self._history[-1][1]["updates"]:
+            self._history.clear()  # the learner went back to a checkpoint
+        self._history.append((time.monotonic(), counters))
         while self._history[-1][0] - self._history[0][0] > WINDOW:
             self._history.popleft()
 

@@ -59,5 +59,5 @@ def _line(status: dict[str, Any]) -> list[str | Text]:
         "-" if success is None else f"{100 * success:.1f} %",
         "-" if rate is None else amount(rate),
         ago(age(status)) if owner else "-",
-        f"{owner['host']}:{owner['pid']}" if owner else "-",
+        f"{owner.get('host', '?')}:{owner.get('pid', '?')}" if owner else "-",
     ]

@@ -5,6 +5,7 @@ So it works in another terminal, or on a login node that shares the file system.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def command(words: Sequence[str], options: Mapping[str, str]) -> int:
     once, every = options["once"], options["every"]
     if once not in ("true", "false"):
         raise ValueError(f"once={once}: choose true or false")
-    if not every.replace(".", "", 1).isdigit() or float(every) < SHORTEST_S:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", every) or float(every) < SHORTEST_S:
         raise ValueError(f"every={every}: give seconds, at least {SHORTEST_S}")
     return watch(words[0], float(every), once == "true")
 

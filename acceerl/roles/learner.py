@@ -86,7 +86,7 @@ class Learner:
             if told["done"] or told["stop"]:
                 break
             updated = self._train(told)
-            self._tick()
+            self._tick(updated)
             if told["checkpoint"]:
                 self.checkpoint()
             yield updated
@@ -123,8 +123,11 @@ class Learner:
         if keep_replay:
             self.replay.restore(part_of(state["replay"], self.collective.rank, self.collective.size))
 
-    def _tick(self) -> None:
+    def _tick(self, updated: bool) -> None:
+        """Books the time since the last turn, as waiting when it ends without an update."""
         now = time.monotonic()
+        if not updated:
+            self.meter.waiting("inference" if self.pending is None else "batches", now - self.clock)
         self.counters.seconds += now - self.clock
         self.clock = now
 

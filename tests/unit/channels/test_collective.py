@@ -105,3 +105,15 @@ def test_real_ranks_talk_and_name_the_one_they_lose(tmp_path: Path, fault: str, 
     finally:
         ranks[1].communicate(timeout=30)  # closes its input, and so ends it
         registry.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[../gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:1. More of it", "Connection closed by peer [127"),
+        ("NCCL communicator was aborted on rank 0.", "NCCL communicator was aborted on rank 0."),
+        ("", ""),
+    ],
+)
+def test_the_reason_is_the_first_sentence(text, expected):
+    assert collective._reason(text).startswith(expected)

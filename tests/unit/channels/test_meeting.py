@@ -43,10 +43,10 @@ def end(monkeypatch):
     """Meetings of a process, with what it told, whom it met and who it talks to."""
     for name in ("ROUND_S", "KNOCK_S", "CONNECT_PAUSE_S"):
         monkeypatch.setattr(meeting, name, 0.0)
-    told, met, talks, mpi = [], [], {}, Mpi()
+    told, met, talks, mpi = [], [], set(), Mpi()
     registry = SimpleNamespace(tell=lambda what, role, index, data=None: told.append((what, role, index, data)))
     meetings = Meetings(
-        mpi, registry, lambda: None, lambda role, index: talks.get((role, index)), lambda comm, peer: met.append(peer)
+        mpi, registry, lambda: None, lambda role, index: (role, index) in talks, lambda comm, peer: met.append(peer)
     )
     return SimpleNamespace(meetings=meetings, told=told, met=met, talks=talks, mpi=mpi)
 
@@ -122,8 +122,22 @@ def test_guests_come_one_at_a_time(end):
 
 def test_a_peer_that_one_talks_to_is_neither_knocked_at_nor_called(end):
     end.meetings.dial("inference", 0)
-    end.talks["inference", 0] = 3
+    end.talks.add(("inference", 0))
     end.meetings.pump()
     end.meetings.on_come(event("inference", 0, 3, "port"))
     end.meetings.pump()
     assert not end.told and not end.mpi.calls
+
+
+def test_a_client_does_not_knock_again_while_the_hello_of_its_server_is_on_its_way(end):
+    """The endpoint talks to a server from Connect on; a second connection would end the first."""
+    end.meetings.dial("inference", 0)
+    end.meetings.on_come(event("inference", 0, 3, "port"))
+    end.mpi.answers.append("ok")
+    end.meetings.adopt = lambda comm, peer: end.talks.add(("inference", 0))
+    end.meetings.pump()
+    before = list(end.told)
+    end.meetings.pump()
+    end.meetings.on_come(event("inference", 0, 3, "port"))
+    end.meetings.pump()
+    assert end.told == before and len(end.mpi.calls) == 1
