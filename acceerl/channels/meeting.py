@@ -23,7 +23,8 @@ from acceerl.channels.links import Peer
 ACCEPT_S = 2  # the client stands at the door, so Accept takes milliseconds or hangs; MPI's own time-out
 ACCEPTS = 3  # tries for one guest
 CONNECT_S = 20  # a server may be busy with a batch; a watchdog must allow for more than this
-CONNECT_PAUSE_S = 0.005
+CONNECT_PAUSE_S = 0.005  # before the second try, doubled each time up to a second:
+LONGEST_PAUSE_S = 1.0  # MPICH 5.0 keeps something of each failed Connect and aborts at about the 96th of a process
 TURN_S = 2.0  # how long a guest that was told to come may keep the next one waiting
 ROUND_S = 0.05  # between two looks at the servers that we want
 KNOCK_S = 0.3  # between two knocks at a server that does not answer
@@ -38,6 +39,7 @@ class _Call:
     port: str
     until: float
     next: float = 0.0
+    pause: float = CONNECT_PAUSE_S
 
 
 class Meetings:
@@ -121,7 +123,8 @@ class Meetings:
             if now < call.next:
                 continue
             comm, again = self._meet(self.mpi.COMM_SELF.Connect, call.port, CONNECT_S)
-            call.next = time.monotonic() + CONNECT_PAUSE_S
+            call.next = time.monotonic() + call.pause
+            call.pause = min(2 * call.pause, LONGEST_PAUSE_S)
             if comm is not None or not again or now > call.until:
                 del self.calls[key]
             if comm is not None:

@@ -70,14 +70,15 @@ def deaf(mpi: Any, folder: Path) -> int:
 def _meet(mpi: Any, call: Callable[..., Any], port: str, timeout_s: int) -> Any:
     info = mpi.Info.Create()
     info.Set("timeout", str(timeout_s))
-    until = time.monotonic() + timeout_s
+    until, pause = time.monotonic() + timeout_s, 0.01
     while True:
         try:
             return call(port, info)
         except mpi.Exception as error:  # EAGAIN: the other side has not looked yet
             if not is_eagain(error) or time.monotonic() > until:
                 raise
-            time.sleep(0.01)
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
 
 
 def _port(folder: Path) -> str:
