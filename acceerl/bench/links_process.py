@@ -5,20 +5,16 @@ A client asks from the moment it is connected, measures a window when the regist
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from acceerl.bench.peers import accept, connect, leave
+from acceerl.bench.peers import accept, connect, leave, perform
 from acceerl.channels.mpi import Endpoint, epolls
 from acceerl.channels.pumping import Idle
 from acceerl.runtime.registry_client import RegistryClient
-from acceerl.runtime.stop import Watchdog, die_with_keeper
 from acceerl.types import Act, Assignment, Observation, Observed
 
 PATIENCE = 0.05  # the rollout's, see roles/rollout.py
@@ -141,17 +137,5 @@ PLAYS = {
 }
 
 
-def main(folder: str, role: str, index: int, options: Options) -> None:
-    die_with_keeper()
-    registry = RegistryClient(folder, role, index)
-    watchdog = Watchdog(60, f"{role}[{index}] of the bench").start()
-    PLAYS[options["play"], role](registry, options, watchdog.beat)
-
-
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
-    finally:  # a failed process must not wait in MPI_Finalize
-        sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
-        os._exit(1)
+    perform(PLAYS)

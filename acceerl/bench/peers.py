@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from acceerl.channels.meeting import is_eagain
 from acceerl.channels.mpi import load_mpi
 from acceerl.runtime.registry_client import RegistryClient
+from acceerl.runtime.stop import Watchdog, die_with_keeper
 
 MEET_S = "30"
 
@@ -46,3 +50,17 @@ def _timeout(mpi: Any) -> Any:
     info = mpi.Info.Create()
     info.Set("timeout", MEET_S)
     return info
+
+
+def perform(plays: Mapping[tuple[str, str], Callable[..., None]]) -> NoReturn:
+    """The process of a bench, `FOLDER ROLE INDEX OPTIONS`: plays its part, named by options["play"] and its role."""
+    try:
+        die_with_keeper()
+        folder, role, index, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+        registry = RegistryClient(folder, role, index)
+        watchdog = Watchdog(60, f"{role}[{index}] of the bench").start()
+        plays[options["play"], role](registry, options, watchdog.beat)
+    finally:  # a failed process must not wait in MPI_Finalize
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(1)

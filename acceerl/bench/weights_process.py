@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from acceerl.bench.peers import accept, connect, leave
+from acceerl.bench.peers import accept, connect, leave, perform
 from acceerl.channels.links import LINKS
 from acceerl.channels.mpi import Endpoint
 from acceerl.channels.weights_reader import MpiReader
@@ -29,7 +26,6 @@ from acceerl.roles.rollout import rollout
 from acceerl.roles.tasks import TrainingTasks
 from acceerl.runtime.metrics import NullMeter
 from acceerl.runtime.registry_client import RegistryClient
-from acceerl.runtime.stop import Watchdog, die_with_keeper
 from acceerl.types import ActionBatch, ObservationBatch, Weights
 
 HIDDEN, CHUNK, BINS = 256, 4, 11
@@ -205,17 +201,5 @@ PLAYS = {
 }
 
 
-def main(folder: str, role: str, index: int, options: Options) -> None:
-    die_with_keeper()
-    registry = RegistryClient(folder, role, index)
-    watchdog = Watchdog(60, f"{role}[{index}] of the bench").start()
-    PLAYS[options["play"], role](registry, options, watchdog.beat)
-
-
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
-    finally:  # a failed process must not wait in MPI_Finalize
-        sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
-        os._exit(1)
+    perform(PLAYS)

@@ -24,8 +24,8 @@ Record = TypeVar("Record")
 MAGIC = 0xACCE
 VERSION = 3
 ALIGN = 64
-HEADER = struct.Struct("<HHIIIQQ")  # magic, wire version, tag, bytes of fields, of fields and shapes, of all, sequence
-NOTICE_TAG = 2  # a bare header that announces a large message: tag instead of fields, bytes instead of sequence
+HEADER = struct.Struct("<HHIIIQQ")  # magic, wire version, tag, bytes of fields, of fields and shapes, of all, announced
+NOTICE_TAG = 2  # a bare header that announces a large message: tag instead of fields, bytes announced
 
 
 class WireError(ValueError):
@@ -80,7 +80,7 @@ def mismatch(mine: Hello, theirs: Hello) -> str:
     return ""
 
 
-def encode(record: Any, tag: int, sequence: int = 0) -> np.ndarray:
+def encode(record: Any, tag: int) -> np.ndarray:
     """Lays a record of `acceerl.types` or `links.Ack` out in one fresh buffer, uint8 [bytes]; arrays are copied."""
     arrays: list[np.ndarray] = []
     fields = _pack(record, enc_hook=lambda value: _set_aside(value, arrays))
@@ -90,7 +90,7 @@ def encode(record: Any, tag: int, sequence: int = 0) -> np.ndarray:
     for array in arrays:
         total = _aligned(total) + array.nbytes
     buffer = np.empty(total, np.uint8)
-    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, sequence)
+    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, 0)
     buffer.data[HEADER.size : text] = fields + shapes
     for array in arrays:
         text = _aligned(text)
