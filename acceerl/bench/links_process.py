@@ -87,7 +87,8 @@ class RawEnd:
     def send(self, buffer: np.ndarray) -> None:
         if self.sending is not None:
             self.sending.Wait()
-        self.sending, self.idle.quiet = self.comm.Isend(buffer, 0, TAG), 0
+        self.sending = self.comm.Isend(buffer, 0, TAG)
+        self.idle.looked(busy=True)
 
     def wait(self, timeout_s: float) -> bool:
         """True when a message has come into `buffer`, False after `timeout_s`."""
@@ -102,7 +103,8 @@ class RawEnd:
                 self.sending = None
             if (left := deadline - time.monotonic()) <= 0:
                 return False
-            self.idle.rest(False, left)
+            self.idle.looked(busy=False)
+            self.idle.rest(left)
 
 
 def _measure(registry: RegistryClient, options: Options, ask: Callable[[], None]) -> None:

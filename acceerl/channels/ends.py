@@ -83,7 +83,7 @@ class MpiRequests:
             left = deadline - time.monotonic()
             if acts or left <= 0:
                 return acts
-            self.endpoint.idle.rest(False, left)
+            self.endpoint.idle.rest(left)
 
     def pump(self) -> None:
         self.endpoint.pump()
@@ -175,7 +175,7 @@ class MpiServing:
             left = deadline - time.monotonic()
             if asked or left <= 0:
                 return asked
-            self.endpoint.idle.rest(False, left)
+            self.endpoint.idle.rest(left)
 
     def reply(self, peer: Peer, act: Act) -> None:
         connection = self.endpoint.connection(peer.role, peer.index)

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 HELLO_S = 10.0
 REFUSED_S = 5.0  # before dialling a peer again with which talking failed
 FLUSH_S = 2.0
-DUE_S = 1e-3
+DUE_S = 20e-3  # without a pump, after which an end that relies on another one pumps itself
 EAGAIN_TRIES = 2_000  # 1 ms while a living peer opens its side, 0.2 s at a dead one's closed port
 SETTINGS = {
     "MPIR_CVAR_CH4_NETMOD": "ofi",
@@ -207,16 +207,15 @@ class Endpoint:
         self.beat()
         self.pumped_at = time.monotonic()
         busy = bool(self.registry.events) and self._hear()
-        busy |= self.meetings.pump()
+        busy |= self.meetings.due(self.pumped_at) and self.meetings.pump()
         for connection, buffer in self.mailbox.collect():
             busy = True
             self._take(connection, buffer)
-        for connection in list(self.connections):
+        for connection in [c for c in self.connections if c.waiting or c.peer is None or c.refused]:
             busy |= self._progress(connection)
         for tick in self.tickers:
             busy |= tick()
-        if busy:
-            self.idle.quiet = self.idle.alarms = 0
+        self.idle.looked(busy)
         return busy
 
     def _hear(self) -> bool:

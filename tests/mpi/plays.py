@@ -25,7 +25,8 @@ def scenario(endpoint: Endpoint, options: dict) -> None:
     for turn, _ in enumerate(SCENARIOS[options["scenario"]][endpoint.me.role](endpoint)):
         if turn == 0 and pumper:
             pumper()
-        idle.rest(False)
+        idle.looked(busy=False)
+        idle.rest()
 
 
 def serve(endpoint: Endpoint, options: dict) -> None:
