@@ -211,6 +211,8 @@ def _job(parsed: argparse.Namespace, overrides: list[str]) -> int:
 
     if parsed.multirun:
         raise ValueError(f"acceerl {parsed.command} takes no -m: only train sweeps")
+    if any(text.startswith("json=") for text in overrides):
+        raise ValueError(f"acceerl {parsed.command} writes no json=: leave it out (train, bench and doctor do)")
     config, resumed = prepare(parsed.command, overrides)
     if parsed.dry_run:
         print(f"{parsed.command} of {config.suite} in one process on this machine; no links")

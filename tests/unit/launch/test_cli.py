@@ -73,6 +73,8 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
         (["bench", "links", "seconds=long"], "links's seconds must be a number, got 'long'"),
         (["bench", "links", "clients=0"], "links's clients must be at least 1, got 0"),
         (["bench", "links", "json=/nowhere/x.json"], "json=/nowhere/x.json: give a file in a folder that exists"),
+        (["doctor", "json=/nowhere/x.json"], "json=/nowhere/x.json: give a file in a folder that exists"),
+        (["evaluate", "json=x.json"], "acceerl evaluate writes no json=: leave it out"),
         (["report", "/nowhere"], "/nowhere is no run directory"),
         (["watch"], "acceerl watch: give RUN (see acceerl watch --help)"),
         (["watch", "/nowhere"], "/nowhere is no run directory"),
