@@ -32,8 +32,10 @@ def run(name: str, words: Sequence[str]) -> Result:
     """Runs a bench, prints its table, and writes JSON with `json=PATH`. Raises ValueError for a wrong option."""
     bench = load(name)
     paths = [word.removeprefix("json=") for word in words if word.startswith("json=")]
+    if len(paths) > 1:
+        raise ValueError(options_of.twice("json"))
     chosen = options_of.parse(bench.Options, name, [word for word in words if not word.startswith("json=")])
-    path = json_file(paths[-1]) if paths else None
+    path = json_file(paths[0]) if paths else None
     signal.signal(signal.SIGTERM, _leave)
     result: Result = bench.run(chosen)
     print(result.text(bench.FIGURES), flush=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import acceerl
 from acceerl.bench.catalogue import BENCHES
+from acceerl.bench.options import twice
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -153,8 +154,7 @@ class _Parser(argparse.ArgumentParser):
 def _check_words(name: str, parsed: argparse.Namespace) -> None:
     """Splits positional words from overrides or options and refuses what the command does not take."""
     command = COMMANDS[name]
-    parsed.options = {key: default for key, default, _ in command.options}
-    parsed.words = [word for word in parsed.words if not _took_option(word, parsed.options)]
+    parsed.options, parsed.words = _options(command, parsed.words)
     expected = command.words[: len(parsed.words)] if command.optional else command.words
     parsed.command, parsed.overrides = name, parsed.words[len(expected) :]
     parsed.words = parsed.words[: len(expected)]
@@ -171,12 +171,20 @@ def _check_words(name: str, parsed: argparse.Namespace) -> None:
         raise ValueError(f"{first} is no override: write KEY=VALUE (see acceerl {name} --help)")
 
 
-def _took_option(word: str, options: dict[str, str]) -> bool:
-    key, equals, value = word.partition("=")
-    if not equals or key not in options:
-        return False
-    options[key] = value
-    return True
+def _options(command: Command, words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of a command that is no job, and the words that are none of them."""
+    defaults = {key: default for key, default, _ in command.options}
+    given: dict[str, str] = {}
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in defaults:
+            others.append(word)
+        elif key in given:
+            raise ValueError(twice(key))
+        else:
+            given[key] = value
+    return defaults | given, others
 
 
 def _one_line(error: BaseException) -> int:
