@@ -102,7 +102,7 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Supervisor:
-    backoff: float = 1.0  # seconds before the first restart, doubled up to a minute
+    backoff: float = 1.0  # seconds before a restart, doubled up to a minute; none after a life of 10 s or more
     crash_limit: int = 5  # crashes of one process within `crash_window` end the run
     crash_window: float = 60.0
 
