@@ -49,7 +49,7 @@ def test_a_mistake_names_the_option(word: str, says: str):
 
 
 def test_an_option_is_given_once():
-    with pytest.raises(ValueError, match="^seconds is given twice: keep one seconds=$"):
+    with pytest.raises(ValueError, match=r"^seconds is given twice: keep one seconds=$"):
         parse(Options, "toy", ["seconds=2", "clients=3", "seconds=2"])
 
 
