@@ -131,7 +131,7 @@ class Collect:
 
 @dataclass(frozen=True)
 class Pretrain:
-    what: Literal["policy", "world_model"] = "policy"
+    what: Literal["policy"] = "policy"
     data: str = ""  # folder or file of trajectories
     steps: int = 1_000
     batch: int = 64

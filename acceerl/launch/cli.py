@@ -100,7 +100,7 @@ def command_help(name: str) -> str:
     lines = [f"usage: acceerl {name}{words}{_flags(name)}", "", command.help, "", f"example: {command.example}"]
     if command.job:
         lines += ["", "groups (GROUP=CHOICE):", *_group_lines(), "", "keys and their defaults (KEY=VALUE):"]
-        lines += _key_lines(command.keys)
+        lines += _key_lines(command.keys, trains=name == "train")
     if command.options:
         lines += ["", "keys and their defaults (KEY=VALUE):"]
         lines += [f"  {f'{key}={default}':<12} {meaning}" for key, default, meaning in command.options]
@@ -120,14 +120,14 @@ def _group_lines() -> list[str]:
     return [f"  {group:<12} {', '.join(choices)}" for group, choices in groups().items()]
 
 
-def _key_lines(keys: tuple[str, ...]) -> list[str]:
+def _key_lines(keys: tuple[str, ...], trains: bool) -> list[str]:
     from acceerl.config import Config, to_dict
 
     lines = []
     for key, value in to_dict(Config()).items():
         if isinstance(value, dict) and key in keys:
             lines += [f"  {key}.{name}={_shown(default)}" for name, default in value.items()]
-        elif not isinstance(value, dict):
+        elif not isinstance(value, dict) and (trains or key not in _OF_TRAINING):
             lines.append(f"  {key}={_shown(value)}")
     return lines
 
@@ -277,6 +277,7 @@ def _bench_help(words: list[str]) -> str:
 
 
 _TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking")
+_OF_TRAINING = ("json", "schedule", "channels", "launch", "placement", "tracker")  # what no other job reads
 COMMANDS: dict[str, Command] = {
     "train": Command(
         "reinforcement learning: rollouts, inference and learner as processes of this machine",
@@ -291,9 +292,9 @@ COMMANDS: dict[str, Command] = {
         _plain_job, "acceerl collect env=tabletop collect.episodes=100 collect.to=data/spatial", ("collect",),
     ),
     "pretrain": Command(
-        "a starting policy (behaviour cloning) or a world model from HDF5 shards",
+        "a starting policy by behaviour cloning from HDF5 shards",
         _pretrain, "acceerl pretrain policy pretrain.data=data/spatial", ("pretrain",),
-        words=(("what", ("policy", "world_model")),),
+        words=(("what", ("policy",)),),
     ),
     "data": Command(
         "look at HDF5 trajectories, or check them (findings on stdout; exit code 1 when there are any)",
