@@ -20,6 +20,7 @@ from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import supervise
 from acceerl.runtime import placement, trackers
+from acceerl.runtime.jsonfile import json_file
 from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
@@ -51,6 +52,8 @@ def train(config: Config, resumed: Run | None = None) -> int:
     """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
     placement.rows(config)  # refuse what cannot work before anything is made
     trackers.check(config)
+    if config.json:
+        json_file(config.json)
     if config.channels == "mpi":
         find_mpiexec()
     run = resumed or Run.create(config)

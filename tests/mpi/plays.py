@@ -10,9 +10,10 @@ import time
 import numpy as np
 
 from acceerl.channels import meeting
-from acceerl.channels.links import PeerLost
+from acceerl.channels.links import LINKS, PeerLost
 from acceerl.channels.mpi import Endpoint
 from acceerl.channels.pumping import Idle
+from acceerl.channels.weights_reader import MpiReader
 from acceerl.runtime.registry import RegistryClient
 from acceerl.runtime.stop import Watchdog
 from acceerl.types import Act
@@ -20,6 +21,10 @@ from tests.contract.link_scenarios import SCENARIOS, observed
 
 
 def scenario(endpoint: Endpoint, options: dict) -> None:
+    """A play of the contract. `near=False`: weights come in pieces, as if from another machine."""
+    readers: list[MpiReader] = []
+    if not options.get("near", True):
+        endpoint.reader = lambda link: readers.append(MpiReader(endpoint, LINKS[link], 0, near=False)) or readers[0]
     pumper = endpoint.start_pumper if options.get("pumper") else None
     idle = Idle()
     for turn, _ in enumerate(SCENARIOS[options["scenario"]][endpoint.me.role](endpoint)):
@@ -27,6 +32,7 @@ def scenario(endpoint: Endpoint, options: dict) -> None:
             pumper()
         idle.looked(busy=False)
         idle.rest()
+    assert not any(reader.mapped for reader in readers), "the publisher's memory was mapped"
 
 
 def serve(endpoint: Endpoint, options: dict) -> None:
