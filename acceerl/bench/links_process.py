@@ -26,7 +26,7 @@ Options = dict[str, Any]
 
 def client(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
     """A rollout whose environment takes no time, with one request in flight."""
-    endpoint = Endpoint(registry, ["observe", "act"], beat=beat)
+    endpoint = Endpoint(registry, ["observe", "act"], beat=beat, near=options["near"])
     requests, request = endpoint.requests(), _request(options)
 
     def ask() -> None:
@@ -42,7 +42,7 @@ def client(registry: RegistryClient, options: Options, beat: Callable[[], None])
 
 def server(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
     """An inference whose policy takes no time."""
-    endpoint = Endpoint(registry, ["observe", "act"], beat=beat)
+    endpoint = Endpoint(registry, ["observe", "act"], beat=beat, near=options["near"])
     serving = endpoint.serving()
     act = Act(0, np.zeros((1, options["reply"] // 4), np.float32))
     while "stop" not in registry.requested:

@@ -61,7 +61,7 @@ class MpiRequests:
         if not self.slots:
             self.heard = now
         self.slots.add(observed.slot)
-        self.outbox.append(encode(observed, OBSERVE.tag))
+        self.outbox.append(encode(observed, OBSERVE.tag, self.open.room if self.open is not None else None))
         self._flush()
 
     def poll(self) -> list[Act]:
@@ -226,7 +226,7 @@ class MpiSender:
         self.endpoint.pump()
         connection = self._take_credit()
         if connection is not None:
-            self.endpoint.post(connection, self.link.tag, encode(segment, self.link.tag))
+            self._send(connection, segment)
         elif self.lossy:
             self._keep(segment)
         return connection is not None or self.lossy
@@ -243,6 +243,9 @@ class MpiSender:
             self.credits[best] -= 1
             return best
 
+    def _send(self, connection: Connection, segment: Segment) -> None:
+        self.endpoint.post(connection, self.link.tag, encode(segment, self.link.tag, connection.room))
+
     def _keep(self, segment: Segment) -> None:
         self.outbox.append(segment)
         while len(self.outbox) > 4:  # enough to start at once when credit comes; more would only be older
@@ -257,7 +260,7 @@ class MpiSender:
         if ack.task_weights is not None:
             self._task_weights = ack.task_weights
         while self.outbox and (target := self._take_credit()) is not None:
-            self.endpoint.post(target, self.link.tag, encode(self.outbox.popleft(), self.link.tag))
+            self._send(target, self.outbox.popleft())
 
     def _on_lost(self, connection: Connection, why: str) -> None:
         with self._lock:

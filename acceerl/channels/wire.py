@@ -13,6 +13,7 @@ import json
 import struct
 import threading
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ MAGIC = 0xACCE
 VERSION = 3
 ALIGN = 64
 HEADER = struct.Struct("<HHIIIQQ")  # magic, wire version, tag, bytes of fields, of fields and shapes, of all, announced
+LENT_TAG = 3  # a header that tells of a message in memory lent to the receiver: tag, its bytes; then the address
 NOTICE_TAG = 2  # a bare header that announces a large message: tag instead of fields, bytes announced
 
 
@@ -45,6 +47,8 @@ class Hello:
     links: list[str]
     wire: int = VERSION
     eager: int = 0  # bytes that the sender's posted receives hold
+    proof: str = ""  # of whoever dials: see near.py
+    near: bool = False  # in the answer: lend me large messages, I can map your memory
     spec: dict[str, Any] = field(default_factory=dict)
     refusal: str = ""  # set in the answer when the connection is refused
 
@@ -80,8 +84,11 @@ def mismatch(mine: Hello, theirs: Hello) -> str:
     return ""
 
 
-def encode(record: Any, tag: int) -> np.ndarray:
-    """Lays a record of `acceerl.types` or `links.Ack` out in one fresh buffer, uint8 [bytes]; arrays are copied."""
+def encode(record: Any, tag: int, room: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+    """Lays a record of `acceerl.types` or `links.Ack` out in one buffer, uint8 [bytes]; arrays are copied.
+
+    `room(bytes)` gives the buffer, a fresh one by default.
+    """
     arrays: list[np.ndarray] = []
     fields = _pack(record, enc_hook=lambda value: _set_aside(value, arrays))
     shapes = _pack([(array.dtype.str, array.shape) for array in arrays])
@@ -89,7 +96,7 @@ def encode(record: Any, tag: int) -> np.ndarray:
     total = text
     for array in arrays:
         total = _aligned(total) + array.nbytes
-    buffer = np.empty(total, np.uint8)
+    buffer = np.empty(total, np.uint8) if room is None else room(total)
     HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, 0)
     buffer.data[HEADER.size : text] = fields + shapes
     for array in arrays:
@@ -120,6 +127,21 @@ def read_notice(buffer: np.ndarray) -> tuple[int, int]:
     """(tag, size) of a notice."""
     _, _, _, tag, _, _, size = HEADER.unpack_from(buffer.data)
     return int(tag), int(size)
+
+
+def lent_notice(tag: int, size: int, where: str) -> np.ndarray:
+    """Tells of a message of `size` bytes that lies in lent memory."""
+    total = HEADER.size + len(where)
+    header = HEADER.pack(MAGIC, VERSION, LENT_TAG, tag, 0, total, size)
+    return np.frombuffer(header + where.encode(), np.uint8)
+
+
+def read_lent(buffer: np.ndarray) -> tuple[int, int, str]:
+    """(tag, size, where) of such a notice. Raises WireError for one that is cut."""
+    _, _, _, tag, _, total, size = HEADER.unpack_from(buffer.data)
+    if total != len(buffer):
+        raise WireError(f"a notice says {total} bytes and has {len(buffer)}")
+    return int(tag), int(size), bytes(buffer.data[HEADER.size :]).decode("ascii", "replace")
 
 
 def tag_of(buffer: np.ndarray) -> int:
