@@ -81,9 +81,9 @@ def _measure(options: Options, clients: int, play: str = "links", near: bool = T
 
 
 def _start(stage: Stage, options: Options, clients: int, **how: Any) -> None:
-    stage.start(MODULE, *SERVER, **how, **asdict(options))
-    for index in range(clients):
-        stage.start(MODULE, "rollout", index, **how, **asdict(options))
+    how |= asdict(options)
+    for role, index in (SERVER, *(("rollout", index) for index in range(clients))):
+        stage.start(MODULE, role, index, **how)
     for index in range(clients):
         stage.heard(("rollout", index), "talking")
     time.sleep(options.warmup)

@@ -164,6 +164,8 @@ class MpiServing:
 
     def poll(self) -> list[tuple[Peer, Observed]]:
         self.endpoint.pump()
+        if not self.inbox:
+            return []
         asked = [entry for entry in self.inbox if entry[0] not in self.vanished]
         self.inbox = deque(entry for entry in self.inbox if entry[0] in self.vanished)
         return asked

@@ -71,7 +71,10 @@ class Mailbox:
             return self._take(self._ask_each())
         if not done:
             return []
-        return self._take([(i, self._size(status)) for i, status in zip(done, self._statuses, strict=False)])
+        sizes = [self._size(status) for status in self._statuses[: len(done)]]
+        if len(done) == 1 and sizes[0] and (watched := self._watched[done[0]]).done is None:  # as nearly always
+            return [(watched.connection, self._empty(done[0], watched, sizes[0]))]
+        return self._take(list(zip(done, sizes, strict=True)))
 
     def _ask_each(self) -> list[tuple[int, int]]:
         """After a failure: MPI forgot the requests that are complete, and their statuses tell which of them failed."""

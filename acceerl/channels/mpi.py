@@ -217,8 +217,9 @@ class Endpoint:
         for connection, buffer in self.mailbox.collect():
             busy = True
             self._take(connection, buffer)
-        for connection in [c for c in self.connections if c.waiting or c.peer is None or c.refused]:
-            busy |= self._progress(connection)
+        for connection in self.connections[:]:
+            if connection.waiting or connection.peer is None or connection.refused:
+                busy |= self._progress(connection)
         for tick in self.tickers:
             busy |= tick()
         self.idle.looked(busy)

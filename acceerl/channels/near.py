@@ -37,7 +37,7 @@ class Lender:
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
-        self.slots: list[Snapshot] = []
+        self.slots: dict[str, Snapshot] = {}  # by what the receiver is told
 
     def room(self, size: int) -> np.ndarray:
         """Memory for a message, uint8 [size]: the receiver's to map if it is worth it and something is free."""
@@ -49,20 +49,21 @@ class Lender:
 
     def notice(self, tag: int, message: np.ndarray) -> np.ndarray | None:
         """What tells the receiver of a message, uint8 [bytes]; None for one that lies in nobody's slot."""
-        for slot in self.slots:
+        for where, slot in self.slots.items():
             if message.base is slot.buffer:
-                return lent_notice(tag, message.nbytes, f"{slot.size}:{slot.address}")
+                return lent_notice(tag, message.nbytes, where)
         return None
 
     def _slot(self, size: int) -> Snapshot | None:
         wanted = 1 << (size - 1).bit_length()
-        for slot in self.slots:
+        for slot in self.slots.values():
             if slot.size == wanted and slot.buffer[0] == FREE:
                 return slot
-        if wanted + sum(slot.size for slot in self.slots) > self.most:
+        if wanted + sum(slot.size for slot in self.slots.values()) > self.most:
             return None
-        self.slots.append(Snapshot(wanted))
-        return self.slots[-1]
+        slot = Snapshot(wanted)
+        self.slots[f"{wanted}:{slot.address}"] = slot
+        return slot
 
 
 class Borrower:

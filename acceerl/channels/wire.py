@@ -12,7 +12,6 @@ import dataclasses
 import json
 import struct
 import threading
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -89,20 +88,20 @@ def encode(record: Any, tag: int, room: Callable[[int], np.ndarray] | None = Non
 
     `room(bytes)` gives the buffer, a fresh one by default.
     """
-    arrays: list[np.ndarray] = []
-    fields = _pack(record, enc_hook=lambda value: _set_aside(value, arrays))
-    shapes = _pack([(array.dtype.str, array.shape) for array in arrays])
-    text = HEADER.size + len(fields) + len(shapes)
-    total = text
+    arrays = _own.arrays = []
+    fields = _encoder.encode(record)
+    shapes = _encoder.encode([(array.dtype.str, array.shape) for array in arrays])
+    total = text = HEADER.size + len(fields) + len(shapes)
+    starts = []
     for array in arrays:
-        total = _aligned(total) + array.nbytes
+        starts.append(total + ALIGN - 1 & -ALIGN)
+        total = starts[-1] + array.nbytes
     buffer = np.empty(total, np.uint8) if room is None else room(total)
-    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, 0)
-    buffer.data[HEADER.size : text] = fields + shapes
-    for array in arrays:
-        text = _aligned(text)
-        np.ndarray(array.shape, array.dtype, buffer, text)[...] = array
-        text += array.nbytes
+    data = buffer.data
+    HEADER.pack_into(data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, 0)
+    data[HEADER.size : text] = fields + shapes
+    for array, start in zip(arrays, starts, strict=True):
+        np.ndarray(array.shape, array.dtype, buffer, start)[...] = array
     return buffer
 
 
@@ -110,8 +109,10 @@ def decode(kind: type[Record], buffer: np.ndarray, tag: int | None = None) -> Re
     """Rebuilds a record; its arrays are views of `buffer` (uint8 [bytes]). Raises WireError on foreign bytes."""
     fields_end, text_end = _check_header(buffer, tag)
     try:
-        _reading.arrays = _views(buffer, text_end, _read_shapes(buffer.data[fields_end:text_end]))
-        return typing.cast(Record, _decoder(typing.cast(Any, kind)).decode(buffer.data[HEADER.size : fields_end]))
+        _own.arrays = _views(buffer, text_end, _read_shapes(buffer.data[fields_end:text_end]))
+        known: Any = kind
+        record: Record = _decoder(known).decode(buffer.data[HEADER.size : fields_end])
+        return record
     except (ValueError, TypeError, IndexError, OverflowError, msgspec.MsgspecError) as error:
         raise WireError(f"message for {kind.__name__} cannot be read: {error}") from error
 
@@ -173,17 +174,12 @@ def _check_header(buffer: np.ndarray, tag: int | None) -> tuple[int, int]:
 def _views(buffer: np.ndarray, at: int, shapes: list[tuple[str, tuple[int, ...]]]) -> list[np.ndarray]:
     arrays = []
     for name, shape in shapes:
-        at = _aligned(at)
+        at = at + ALIGN - 1 & -ALIGN  # so that views are aligned
         arrays.append(np.ndarray(shape, _dtype(name), buffer, at))
         at += arrays[-1].nbytes
     if at != len(buffer):
         raise WireError(f"array shapes need {at} bytes and the message has {len(buffer)}")
     return arrays
-
-
-def _aligned(at: int) -> int:
-    """Where the next array begins: so that views are aligned."""
-    return (at + ALIGN - 1) // ALIGN * ALIGN
 
 
 @cache
@@ -194,27 +190,28 @@ def _dtype(name: str) -> np.dtype:
     return dtype
 
 
-def _set_aside(value: Any, arrays: list[np.ndarray]) -> Any:
-    """What msgspec does not know: arrays travel behind the text, which holds their numbers; numpy scalars are plain."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{type(value).__name__} cannot travel on a link")
-    if value.dtype.hasobject:
-        raise ValueError("an array of Python objects cannot travel on a link")
-    arrays.append(value)
-    return len(arrays) - 1
-
-
-class _Reading(threading.local):
-    """The arrays of the message that this thread decodes."""
+class _Own(threading.local):
+    """The arrays of the message that this thread writes or reads."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
 
 
-_reading = _Reading()
-_pack = msgspec.msgpack.encode
+_own = _Own()
+
+
+def _set_aside(value: Any) -> Any:
+    """What msgspec does not know: arrays travel behind the text, which holds their numbers; numpy scalars are plain."""
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        _own.arrays.append(value)
+        return len(_own.arrays) - 1
+    if isinstance(value, np.generic):
+        return value.item()
+    kind = "an array of Python objects" if isinstance(value, np.ndarray) else type(value).__name__
+    raise ValueError(f"{kind} cannot travel on a link")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_set_aside)
 _read_shapes = msgspec.msgpack.Decoder(list[tuple[str, tuple[int, ...]]]).decode
 
 
@@ -222,7 +219,7 @@ def _fetch(kind: type, number: Any) -> np.ndarray:
     assert kind is np.ndarray, f"{kind} cannot travel on a link"
     if not isinstance(number, int) or number < 0:
         raise WireError(f"an array is named {number!r}")
-    return _reading.arrays[number]
+    return _own.arrays[number]
 
 
 @cache

@@ -30,11 +30,12 @@ def test_inline(name):
     ("name", "threads", "near"),
     [
         ("requests", False, True), ("experience", True, True), ("reality", True, True),
+        ("requests", False, False), ("experience", True, False),
         ("weights", False, True), ("weights", True, True), ("weights", False, False), ("weights", True, False),
     ],
 )  # fmt: skip
 def test_mpi(name, threads, near, launch):  # noqa: F811
-    """`near`: both ends are on one machine, where weights are mapped; otherwise they travel in pieces."""
+    """`near`: both ends are on one machine and share memory; otherwise all goes over MPI, weights in pieces."""
     processes = [
         launch(
             "scenario", role, 0, LINKS_OF[name], scenario=name, near=near,

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from acceerl.channels import meeting
-from acceerl.channels.links import LINKS, PeerLost
+from acceerl.channels.links import PeerLost
 from acceerl.channels.mpi import Endpoint
 from acceerl.channels.pumping import Idle
 from acceerl.channels.weights_reader import MpiReader
@@ -21,10 +21,10 @@ from tests.contract.link_scenarios import SCENARIOS, observed
 
 
 def scenario(endpoint: Endpoint, options: dict) -> None:
-    """A play of the contract. `near=False`: weights come in pieces, as if from another machine."""
+    """A play of the contract. `near=False`: everything goes over MPI, as if from another machine."""
     readers: list[MpiReader] = []
-    if not options.get("near", True):
-        endpoint.reader = lambda link: readers.append(MpiReader(endpoint, LINKS[link], 0, near=False)) or readers[0]
+    if not endpoint.near:
+        endpoint.reader = lambda link: readers.append(Endpoint.reader(endpoint, link)) or readers[0]
     pumper = endpoint.start_pumper if options.get("pumper") else None
     idle = Idle()
     for turn, _ in enumerate(SCENARIOS[options["scenario"]][endpoint.me.role](endpoint)):
@@ -32,7 +32,8 @@ def scenario(endpoint: Endpoint, options: dict) -> None:
             pumper()
         idle.looked(busy=False)
         idle.rest()
-    assert not any(reader.mapped for reader in readers), "the publisher's memory was mapped"
+    mapped = [end.mapped for end in (*readers, *(c.borrower for c in endpoint.connections)) if end.mapped]
+    assert endpoint.near or not mapped, "the memory of a peer that counts as far was mapped"
 
 
 def serve(endpoint: Endpoint, options: dict) -> None:
@@ -151,6 +152,7 @@ def main() -> None:
         spec=options.get("spec"),
         beat=watchdog.beat,
         silence_s=options.get("silence_s", 60),
+        near=options.get("near", True),
     )
     globals()[options["play"]](endpoint, options)
     endpoint.finish(0)
