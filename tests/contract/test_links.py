@@ -45,6 +45,8 @@ def test_mpi(name, threads, near, launch):  # noqa: F811
     ]  # fmt: skip
     for process in processes:
         process.must_end_well(20)
+    lent = [process.text.count("slots lent: 0") == 0 for process in processes]
+    assert any(lent) == (near and name in ("requests", "experience")), "large messages took the other way"
 
 
 def test_inline_ends_are_links():

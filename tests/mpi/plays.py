@@ -26,12 +26,14 @@ def scenario(endpoint: Endpoint, options: dict) -> None:
     if not endpoint.near:
         endpoint.reader = lambda link: readers.append(Endpoint.reader(endpoint, link)) or readers[0]
     pumper = endpoint.start_pumper if options.get("pumper") else None
-    idle = Idle()
+    idle, lent = Idle(), 0
     for turn, _ in enumerate(SCENARIOS[options["scenario"]][endpoint.me.role](endpoint)):
         if turn == 0 and pumper:
             pumper()
         idle.looked(busy=False)
         idle.rest()
+        lent = max(lent, *(len(c.lender.slots) for c in endpoint.connections if c.lender), 0, 0)
+    print("slots lent:", lent)
     mapped = [end.mapped for end in (*readers, *(c.borrower for c in endpoint.connections)) if end.mapped]
     assert endpoint.near or not mapped, "the memory of a peer that counts as far was mapped"
 
