@@ -78,12 +78,11 @@ class MpiRequests:
 
     def wait(self, timeout_s: float) -> list[Act]:
         deadline = time.monotonic() + timeout_s
-        while True:
-            acts = self.poll()
-            left = deadline - time.monotonic()
-            if acts or left <= 0:
-                return acts
+        if self.open is not None and self.open.idle:  # the request has left, so there is nothing to do but sleep
+            self.endpoint.idle.rest(timeout_s)
+        while not (acts := self.poll()) and (left := deadline - time.monotonic()) > 0:
             self.endpoint.idle.rest(left)
+        return acts
 
     def pump(self) -> None:
         self.endpoint.pump()

@@ -214,16 +214,24 @@ class Endpoint:
         self.pumped_at = time.monotonic()
         busy = bool(self.registry.events) and self._hear()
         busy |= self.meetings.due(self.pumped_at) and self.meetings.pump()
-        for connection, buffer in self.mailbox.collect():
-            busy = True
-            self._take(connection, buffer)
+        found = self._receive()
+        in_vain = found and not self._receive()  # cheap just after the first look: its code and data are at hand
         for connection in self.connections[:]:
             if connection.waiting or connection.peer is None or connection.refused:
                 busy |= self._progress(connection)
         for tick in self.tickers:
             busy |= tick()
-        self.idle.looked(busy)
-        return busy
+        self.idle.looked(busy or found)
+        if in_vain:
+            self.idle.looked(busy=False)
+        return busy or found
+
+    def _receive(self) -> bool:
+        """Takes what has come on the eager lanes; False when that was nothing."""
+        messages = self.mailbox.collect()
+        for connection, buffer in messages:
+            self._take(connection, buffer)
+        return bool(messages)
 
     def _hear(self) -> bool:
         events = self.registry.events
