@@ -80,6 +80,7 @@ def accounting(cluster: Cluster) -> list[tuple[str, object]]:
         ("AccountingStorageType", "accounting_storage/slurmdbd"),
         ("AccountingStorageHost", cluster.head_address),
         ("AccountingStoragePort", cluster.dbd_port),
+        ("AccountingStoragePass", cluster.munge_socket),  # means that: AuthInfo is not looked at for slurmdbd
         ("AccountingStorageTRES", "gres/gpu"),
         ("AccountingStorageEnforce", "associations,qos"),  # so that an unknown account is refused, as on a site
     ]
