@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the Makefile needs from the machine: `setup.sh venv DIR` makes a virtual environment, `setup.sh render PYTHON`
-# sees to a library that draws without a screen, `setup.sh slurm` to a Slurm for tests/slurm. Installs Debian packages as root, otherwise says which are missing.
+# sees to a library that draws without a screen, `setup.sh slurm` to a Slurm for tests/slurm. Installs Debian packages as
+# root, otherwise says which are missing.
 set -euo pipefail
 
 fail() {

@@ -126,8 +126,10 @@ def test_a_lost_gpu_node_requeues_the_job(cluster: Cluster, tmp_path: Path) -> N
     cluster.command("crash", node)
     try:
         wait(lambda: cluster.job(job)["Restarts"] == "1", 60, lambda: f"its requeue: {cluster.job(job)}")
-        wait(lambda: len(steps(cluster)) == 3, 60, lambda: f"three steps: {steps(cluster)}, {cluster.job(job)}")
-        assert node not in steps(cluster).values()
+        # Not exactly three: a step of the first attempt may still be on its way out of a CPU node.
+        other = {"gpu1": "gpu2", "gpu2": "gpu1"}[node]
+        nodes = {"cpu1", "cpu2", other}
+        wait(lambda: set(steps(cluster).values()) == nodes, 60, lambda: f"steps on {nodes}: {steps(cluster)}")
     finally:
         cluster.ask("scancel", str(job))
         cluster.command("join", node)
