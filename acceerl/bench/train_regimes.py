@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 REGIMES = ("constant", "tail", "cpu", "tail_k2", "skeleton", "learner")
 PROCESSES, MEAN_MS = 8, 5.0
-# A millisecond: eight environments of 5 ms fill a batch of two meanwhile, and longer costs more steps than it saves.
-_SERVE_SOON = ("inference.max_wait_ms=1", "inference.max_batch=16")
+# Half a millisecond: a batch of two saves processor time meanwhile, and longer costs more steps than it saves.
+_SERVE_SOON = ("inference.max_wait_ms=0.5", "inference.max_batch=16")
 
 
 def latency(mode: str, envs: int = 1) -> list[str]:

@@ -61,6 +61,8 @@ class Process:
 
 def main(run_dir: str, role: str, index: int) -> NoReturn:
     die_with_keeper()
+    if role != "learner":
+        _yield_politely()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     stop = StopFlag().install()
     run = Run.open(run_dir)
@@ -85,6 +87,11 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     meter.close()
     log.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
     endpoint.finish(DONE if done else STOPPED)
+
+
+def _yield_politely() -> None:
+    """Waking from a step or a message shall not throw others off their core: each such switch costs warm caches."""
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _agreement(spec: EnvSpec, config: Config) -> dict[str, object]:
