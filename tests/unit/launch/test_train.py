@@ -9,7 +9,7 @@ import pytest
 
 from acceerl.config import from_dict
 from acceerl.jobs import evaluate
-from acceerl.launch import keeper, train
+from acceerl.launch import machine, train
 from acceerl.launch.leader import whoami
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED
@@ -79,7 +79,7 @@ def test_an_impossible_placement_is_refused_before_anything_is_made(flow, tmp_pa
 
 
 def test_a_missing_mpiexec_is_refused_before_anything_is_made(flow, tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(machine.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no mpiexec found"):
         train.train(flow.config())
