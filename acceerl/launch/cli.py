@@ -193,9 +193,9 @@ def _train(parsed: argparse.Namespace) -> int:
     if parsed.multirun:
         if any(text.startswith("resume=") for text in parsed.overrides):
             raise ValueError("resume= continues one run: leave -m out")
-        return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.train)
+        return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.start)
     config, resumed = train.prepare("train", parsed.overrides)
-    return _dry_train(config) if parsed.dry_run else train.train(config, resumed)
+    return _dry_train(config) if parsed.dry_run else train.start(config, resumed)
 
 
 def _dry_train(config: Any) -> int:
@@ -266,10 +266,11 @@ def _bench_help(words: list[str]) -> str:
     return "\n".join([command_help("bench"), "", "benches (each has a --help of its own):", *catalogue.overview()])
 
 
-_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking")
+_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking",
+             "placement", "slurm", "site")  # fmt: skip
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        "reinforcement learning: rollouts, inference and learner as processes of this machine",
+        "reinforcement learning: rollouts, inference and learner as processes of this machine or of a Slurm job",
         _train, "acceerl train experiment=tabletop_spatial", _TRAINING,
     ),
     "evaluate": Command(

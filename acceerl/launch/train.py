@@ -18,7 +18,7 @@ from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
 from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
-from acceerl.launch.supervisor import supervise
+from acceerl.launch.supervisor import HERE, Place, supervise
 from acceerl.runtime import placement, trackers
 from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
@@ -47,21 +47,44 @@ def open_run(config: Config, resumed: Run | None) -> Run:
     return run
 
 
-def train(config: Config, resumed: Run | None = None) -> int:
-    """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
+def start(config: Config, resumed: Run | None = None) -> int:
+    """`acceerl train`: here, or with launch=slurm as a job (then 0 says that it is submitted)."""
+    if config.launch == "local":
+        _refuse_cluster(config)
+        return train(config, resumed)
+    from acceerl.launch import slurm  # loads submitit
+
+    trackers.check(config)
+    slurm.check(config)
+    run = resumed or Run.create(config)
+    with run.given_back_unless_begun():
+        return slurm.train(config, open_run(config, run))
+
+
+def train(config: Config, resumed: Run | None = None, place: Place = HERE, stop: StopFlag | None = None) -> int:
+    """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash.
+
+    `place` is where its processes run; `stop` takes the place of signal handlers of its own.
+    """
     placement.rows(config)  # refuse what cannot work before anything is made
     trackers.check(config)
     if config.channels == "mpi":
-        find_mpiexec()
+        find_mpiexec(config.site.mpiexec)
     run = resumed or Run.create(config)
     with sole_leader(run), run.given_back_unless_begun():
-        return _lead(config, open_run(config, run))
+        return _lead(config, open_run(config, run), place, stop)
 
 
-def _lead(config: Config, run: Run) -> int:
+def _refuse_cluster(config: Config) -> None:
+    kind = config.placement.kind
+    if kind not in ("auto", "laptop"):
+        raise ValueError(f"placement={kind} is for a cluster: add launch=slurm, or use placement=laptop")
+
+
+def _lead(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
     """From the first score to the last; status.json tells of each step."""
     _prepare(config, run)
-    code = _serial(config, run) if config.channels == "inline" else _supervised(config, run)
+    code = _serial(config, run) if config.channels == "inline" else _supervised(config, run, place, stop)
     if code == STOPPED:
         print(f"stopped; to continue: acceerl train resume={_short(run.path)}", flush=True)
     if code != DONE:
@@ -91,7 +114,12 @@ def describe(config: Config) -> str:
     rows = [(link, _present(link.senders, roles), _present(link.receivers, roles)) for link in LINKS.values()]
     lines = [f"{link.name:<15} {a} -> {b}  (when full: {link.when_full})" for link, a, b in rows if a and b]
     head = f"{config.schedule} training of {config.suite}, channels={config.channels}, launch={config.launch}"
-    return "\n".join([head, "", placement.table(config), "", *lines])
+    lines = [head, "", placement.table(config), "", *lines]
+    if config.launch == "slurm":
+        from acceerl.launch import slurm  # loads submitit
+
+        lines += ["", slurm.describe(config)]
+    return "\n".join(lines)
 
 
 def _present(ends: Sequence[str], roles: Container[str]) -> str:
@@ -127,9 +155,9 @@ def _score_once(config: Config, run: Run, label: str, weights: Path | None) -> N
         run.write_score(label, score(config, run, weights, label))
 
 
-def _supervised(config: Config, run: Run) -> int:
+def _supervised(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
     with TerminalLine() if sys.stderr.isatty() else LogLines() as show:
-        return supervise(run, config, show)
+        return supervise(run, config, show, stop=stop, place=place)
 
 
 def _serial(config: Config, run: Run) -> int:
