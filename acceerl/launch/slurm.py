@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def _put_back(run: Run, status: dict[str, object]) -> None:
         run.write_status(status)
     else:
         run.status_file.unlink(missing_ok=True)
+        shutil.rmtree(attempts.folder(run), ignore_errors=True)  # nothing of it began
 
 
 def refuse_queued(run: Run) -> None:
@@ -93,10 +95,17 @@ def _outcome(run: Run, job: Job) -> int:
 
 def check(config: Config, known: Sequence[Node] | None = None) -> None:
     """Can the cluster hold every component at all? Raises ValueError naming row, need and what there is."""
-    parts, known = components(config), nodes() if known is None else known
+    parts, known = components(config), _nodes() if known is None else known
     for number, part in enumerate(parts):
         site: Nodes = config.site.gpu if part.kind == "gpu" else config.site.cpu
         _check_component(_row(config, number), part, site, f"site.{part.kind}.partition", known)
+
+
+def _nodes() -> list[Node]:
+    try:
+        return nodes()
+    except Unanswered as error:
+        raise ValueError(f"Slurm does not answer, so nothing was submitted ({error})") from error
 
 
 def _row(config: Config, number: int) -> str:
