@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import daemons, namespaces, network
+from . import daemons, namespaces, network, starting
 from .plan import HEAD, Cluster, Options, design, load
 
 PACKAGES = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sinfo": "slurm-wlm", "munged": "munge", "ip": "iproute2",
@@ -73,6 +73,7 @@ def add_up(up_parser: argparse.ArgumentParser) -> None:
     ):
         default = getattr(defaults, name.replace("-", "_"))
         option(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default %(default)s)")
+    option("--accounting", action="store_true", help="with slurmdbd, so that sacct works")
     option("--netns", action="store_true", help="each node in a network namespace, so that it can be cut off")
     option("--set", dest="settings", action="append", default=[], metavar="Key=Value", help="a line of slurm.conf")
     option("--timeout", type=float, default=60, help="seconds to wait for the nodes (default %(default)s)")
@@ -87,7 +88,7 @@ def add_node_command(node_parser: argparse.ArgumentParser) -> argparse.ArgumentP
 def up(args: argparse.Namespace) -> int:
     names = Options.__dataclass_fields__
     options = Options(
-        **{name: getattr(args, name) for name in names if hasattr(args, name) and name != "settings"},
+        **{name: getattr(args, name) for name in names if name != "settings"},
         settings=tuple(args.settings),
     )
     check_machine(options)
@@ -177,13 +178,13 @@ def status(args: argparse.Namespace) -> int:
     print(f"{'node':8} {'address':15} {'daemons':32} others")
     places = [(HEAD, cluster.head_address), *((node.name, node.address) for node in cluster.nodes())]
     for name, address in places:
-        names = [(pid, comm(pid)) for pid in namespaces.members(daemons.holder(cluster, name))]
+        names = [(pid, comm(pid)) for pid in namespaces.members(starting.holder(cluster, name))]
         own = [
             f"{what} {pid}" for pid, what in names if what in ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd")
         ]
         print(f"{name:8} {address:15} {', '.join(own) or 'none':32} {len(names) - len(own)}")
     print(flush=True)
-    return subprocess.run(["sinfo"], env=daemons.environment(cluster), timeout=30, check=False).returncode
+    return subprocess.run(["sinfo"], env=starting.environment(cluster), timeout=30, check=False).returncode
 
 
 def comm(pid: int) -> str:
@@ -219,7 +220,7 @@ def cut(args: argparse.Namespace) -> int:
 
 def crash(args: argparse.Namespace) -> int:
     cluster = running(args)
-    namespaces.end(daemons.holder(cluster, cluster.node(args.node).name), grace_s=0)
+    namespaces.end(starting.holder(cluster, cluster.node(args.node).name), grace_s=0)
     return 0
 
 
@@ -239,9 +240,9 @@ def execute(args: argparse.Namespace) -> int:
     if pid is None:
         raise ValueError(f"{args.node} is down: `devcluster join {args.node}` brings it back")
     command = ["nsenter", f"--target={pid}", "--uts", "--net", "--mount", "--", *(args.words or ["sh"])]
-    return subprocess.run(command, env=daemons.environment(cluster), check=False).returncode
+    return subprocess.run(command, env=starting.environment(cluster), check=False).returncode
 
 
 def slurmd_of(cluster: Cluster, name: str) -> int | None:
-    found = (pid for pid in namespaces.members(daemons.holder(cluster, name)) if comm(pid) == "slurmd")
+    found = (pid for pid in namespaces.members(starting.holder(cluster, name)) if comm(pid) == "slurmd")
     return next(found, None)

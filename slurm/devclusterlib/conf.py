@@ -13,7 +13,6 @@ SCHEDULER = ",".join(
         "bf_hetjob_immediate",  # try a het job as soon as its components could all run
         "sched_interval=2",
         "batch_sched_delay=0",
-        "preempt_send_user_signal",  # from Slurm 23.02 on: PreemptParameters=send_user_signal
     ]
 )
 
@@ -61,6 +60,8 @@ def general(cluster: Cluster) -> list[tuple[str, object]]:
         ("SchedulerParameters", SCHEDULER),
         ("PreemptType", "preempt/partition_prio"),
         ("PreemptMode", "REQUEUE"),
+        # Newer versions call it PreemptParameters=send_user_signal too; this name works in all.
+        ("SlurmctldParameters", "preempt_send_user_signal"),
         ("JobRequeue", 1),
         ("EnforcePartLimits", "ALL"),
         ("SlurmdTimeout", options.node_timeout),
@@ -79,6 +80,7 @@ def accounting(cluster: Cluster) -> list[tuple[str, object]]:
         ("AccountingStorageType", "accounting_storage/slurmdbd"),
         ("AccountingStorageHost", cluster.head_address),
         ("AccountingStoragePort", cluster.dbd_port),
+        ("AccountingStoragePass", cluster.munge_socket),  # means that: AuthInfo is not looked at for slurmdbd
         ("AccountingStorageTRES", "gres/gpu"),
         ("AccountingStorageEnforce", "associations,qos"),  # so that an unknown account is refused, as on a site
     ]

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 HEAD = "head"  # where slurmctld, munged and the accounting run; no jobs
@@ -143,7 +144,7 @@ def free_prefix(wanted: Iterator[str]) -> str:
 def free_ports(count: int) -> int:
     """The first of `count` ports in a row that nobody listens on, below those that the kernel gives to clients."""
     start = 17000 + os.getpid() % 100 * 100  # two `up` at once do not look at the same ones
-    for first in [*range(start, 32000, 100), *range(17000, start, 100)]:
+    for first in chain(range(start, 32000, 100), range(17000, start, 100)):
         if all(is_free(port) for port in range(first, first + count)):
             return first
     raise ValueError(f"no {count} free ports in a row between 17000 and 32000")
