@@ -40,10 +40,8 @@ def lead(path: str) -> int:
         return FAILED
     steps: list[Steps] = []
     code = _train(config, run, stop, _place(here, steps.append))
-    deserted = next((s.deserted for s in steps if s.deserted), "")
-    if (code == STOPPED and stop.is_set()) or (code == FAILED and deserted):
-        return _interrupted(config, run, here, stop.reason or deserted, code)
-    return code
+    why = stop.reason or next((s.interrupted for s in steps), "")
+    return _interrupted(config, run, here, why, code) if why and code in (STOPPED, FAILED) else code
 
 
 def _place(here: Allocation, made: Callable[[Steps], None]) -> Place:

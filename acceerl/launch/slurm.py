@@ -10,8 +10,8 @@ from pathlib import Path
 
 from acceerl.config import Config, Nodes
 from acceerl.launch import attempts, batch, sbatch
-from acceerl.launch.leader import FAILED
-from acceerl.launch.progress import LogLines, Progress, TerminalLine
+from acceerl.launch.leader import FAILED, whoami
+from acceerl.launch.progress import LogLines, Progress, TerminalLine, Totals
 from acceerl.launch.slurm_queue import ALIVE, Node, Unanswered, job_state, nodes
 from acceerl.launch.submission import Job
 from acceerl.runtime.layout import Component, components, kind, shares
@@ -29,7 +29,9 @@ def train(config: Config, run: Run) -> int:
     """
     refuse_queued(run)
     before = run.status()
-    run.write_status({**before, "state": QUEUED, "reason": "", "error": "", "attempt": run.attempt})
+    counters = before.get("counters", Totals({}).counters())
+    run.write_status({**before, "state": QUEUED, "reason": "", "error": "", "attempt": run.attempt, "processes": [],
+                      "counters": counters, "supervisor": whoami()})  # fmt: skip
     try:
         job = batch.submit(config, run)
     except ValueError:

@@ -86,6 +86,7 @@ class Step:
         """Slurm sends SIGTERM to the whole step: what holds a checkpoint gets the time to write it."""
         if self.stop.is_set() and self.leave_by == float("inf"):
             self.leave_by = time.monotonic() + LEAVE_S
+            self.line.send(told=self.stop.reason)  # a preempted job's batch step may hear of it much later
         return self.stop.is_set() and (not self.machine.popen or time.monotonic() > self.leave_by)
 
 

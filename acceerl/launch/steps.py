@@ -82,7 +82,7 @@ class Steps:
         self.node_up, self._start_process = node_up, start or _popen
         self.steps = [self._held(share, allocation) for share in shares(config)]
         self.of = {key: step for step in self.steps for key in step.share.processes}
-        self.deserted = ""  # why no rollout is left, once that is so
+        self.interrupted = ""  # why the attempt could not go on, when that is the cluster's doing
         self._server = socket.create_server(("0.0.0.0", 0), backlog=256)
         self._server.setblocking(False)
         self._callers: list[Line] = []  # connected, not yet introduced
@@ -197,6 +197,8 @@ class Steps:
                 yield End((role, index), message["code"], message["text"])
             elif "held" in message:
                 step.looks = message["held"]
+            elif "told" in message:
+                self.interrupted = self.interrupted or f"Slurm sent {message['told']} to the step {step.name}"
         silent = time.monotonic() - line.heard
         if line.lost or silent > self.config.deadlines.heartbeat:
             yield from self._fallen(step, "its line broke" if line.lost else f"it was silent for {silent:.0f} s")
@@ -209,7 +211,7 @@ class Steps:
         if step.srun is not None:
             step.end_by = time.monotonic() + 5.0  # it may end by itself
         step.due = time.monotonic() + AGAIN_S
-        if not self._closing:
+        if keys and not self._closing:
             _say(f"the keeper step of {step.name} ended: {how} (log {step.log})")
         for key in sorted(keys):
             yield End(key, 1, f"its keeper step on {step.node} ended")
@@ -268,8 +270,8 @@ class Steps:
             names = ", ".join(f"{role}[{index}]" for role, index in step.share.processes)
             _say(f"{why}: going on without {names}")
             return
-        self.deserted = f"no {step.share.group} is left: {why}" if expendable else why
-        yield End(step.share.processes[0], 1, why, why=self.deserted)
+        self.interrupted = f"no {step.share.group} is left: {why}" if expendable else why
+        yield End(step.share.processes[0], 1, why, why=self.interrupted)
 
 
 def _popen(words: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
