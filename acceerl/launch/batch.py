@@ -71,9 +71,8 @@ def _train(config: Config, run: Run, stop: StopFlag, place: Place) -> int:
 
 def _interrupted(config: Config, run: Run, here: Allocation, why: str, code: int) -> int:
     """Back into the queue, unless Slurm is already ending the job: cancelled, over its limit, or requeued by itself."""
-    state = slurm_queue.job_state(here.job)
-    if state != "RUNNING":
-        _say(f"{why}; the job is {state}")
+    if not slurm_queue.all_run(here.job):
+        _say(f"{why}; Slurm is ending job {here.job}: {slurm_queue.job_state(here.job)}")
         return code
     run.write_status({**run.status(), "state": "queued", "reason": why})
     refused = slurm_queue.requeue(here.job) if config.site.requeue else "site.requeue=false"

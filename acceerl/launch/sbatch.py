@@ -1,6 +1,6 @@
-"""The text that Slurm reads: the batch script of a training and the command of each keeper step. Pure; see slurm/*.sbatch.
+"""The text that Slurm reads: the batch script of a training and the command of each keeper step; see slurm/examples.
 
-Both come from the same layout, so that what a step asks for is always there.
+Both come from the same layout, so that what a step asks for is always there. Nothing here runs anything.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ def script(config: Config, name: str, folder: Path, python: str, after: str = ""
 
     `B:` sends the signal to the batch process alone, and `exec` makes that the supervisor.
     """
-    parts = [_flags(config, component) for component in components(config)]
+    layout = components(config)
+    keep = sum(part.nodes for part in layout) > 1
+    parts = [_flags(config, component, keep) for component in layout]
     own = [f"--job-name=acceerl-{name}", f"--output={folder}/%j_0_log.out", "--open-mode=append",
-           f"--signal=B:{SIGNAL}@{config.site.lead}", "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
+           f"--signal=B:{SIGNAL}@{config.site.lead}",
+           "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
     parts[0] = own + ([f"--dependency=afterany:{after}"] if after else []) + parts[0]
     head = "\n#SBATCH hetjob\n".join("\n".join(f"#SBATCH {shlex.quote(flag)}" for flag in flags) for flags in parts)
     command = shlex.join([python, "-u", "-m", "acceerl.launch.submission", str(folder)])
@@ -30,14 +33,18 @@ def script(config: Config, name: str, folder: Path, python: str, after: str = ""
     return "\n".join(lines)
 
 
-def _flags(config: Config, part: Component) -> list[str]:
+def _flags(config: Config, part: Component, keep: bool) -> list[str]:
+    """`keep`: a lost node does not end the job. Slurm (22.05) keeps a het job only where its leader is told so too.
+
+    And only where the leader has a second node: with one GPU node Slurm requeues the job when a CPU node is lost.
+    """
     site: Nodes = config.site.gpu if part.kind == "gpu" else config.site.cpu
     given = {"account": config.site.account, "partition": site.partition, "constraint": site.constraint,
              "qos": site.qos}  # fmt: skip
     flags = [f"--{key}={value}" for key, value in given.items() if value]
     flags += [f"--nodes={part.nodes}", "--ntasks-per-node=1", f"--cpus-per-task={part.cpus}", f"--mem={part.memory}M"]
     flags += [f"--gres={config.site.gres}:{part.gpus}"] if part.gpus else []
-    flags += [f"--time={config.slurm.minutes}", *(["--no-kill"] if part.expendable else []), *site.flags]
+    flags += [f"--time={config.slurm.minutes}", *(["--no-kill"] if keep else []), *site.flags]
     return flags
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from acceerl.runtime.world import expand
 
 CALL_S = 30.0
+QUICK_S = 5.0  # where the supervisor waits meanwhile
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "RESIZING", "STAGE_OUT", "SIGNALING", "STOPPED",
          "COMPLETING", "UNKNOWN")  # fmt: skip
 GONE = "GONE"  # Slurm has forgotten the job: it has ended, how is not known
@@ -49,6 +50,11 @@ def job_state(job: str) -> str:
         if "Invalid job id" not in str(error):
             raise
     return merged(_remembered(job)) or GONE
+
+
+def all_run(job: str) -> bool:
+    """Does every component run? Not once Slurm has begun to end the job, for whatever reason."""
+    return set(scontrol_states(call("scontrol", "show", "job", "-o", job))) == {"RUNNING"}
 
 
 def _remembered(job: str) -> list[str]:
@@ -150,12 +156,22 @@ def count_gpus(gres: str) -> int:
 
 
 def node_is_up(name: str) -> bool:
-    """Can steps run there? True when nobody answers: a step that is tried tells more than a guess."""
+    """Is the node there? True when nobody answers: a step that is tried tells more than a guess."""
     try:
-        state = re.search(r"\bState=(\S+)", call("scontrol", "show", "node", "-o", name, seconds=5.0))
+        state = re.search(r"\bState=(\S+)", call("scontrol", "show", "node", "-o", name, seconds=QUICK_S))
     except Unanswered:
         return True
     return state is None or not re.search(r"DOWN|FAIL|NOT_RESPONDING|POWER", state.group(1))
+
+
+def job_has(job: str, node: str) -> bool:
+    """Can steps of a job run on a node? With --no-kill a lost node leaves the job for good. True: nobody answers."""
+    try:
+        text = call("scontrol", "show", "job", "-o", job, seconds=QUICK_S)
+    except Unanswered:
+        return True
+    lists = [nodes for nodes in re.findall(r"\bNodeList=(\S+)", text) if nodes != "(null)"]
+    return any(node in expand(nodes) for nodes in lists) and node_is_up(node)
 
 
 def node_address(name: str) -> str:
@@ -164,16 +180,10 @@ def node_address(name: str) -> str:
     return address.group(1) if address else name
 
 
-def job_nodes(job: str) -> list[str]:
-    """Nodes of all components of a running job."""
-    text = call("scontrol", "show", "job", "-o", job)
-    return [name for nodes in re.findall(r"\bNodeList=(\S+)", text) if nodes != "(null)" for name in expand(nodes)]
-
-
 def requeue(job: str) -> str:
-    """Puts a running job back into the queue; returns why Slurm refuses, empty when it does not."""
+    """Puts a running job back into the queue; returns why Slurm refuses, empty when it is (or already was) done."""
     try:
         call("scontrol", "requeue", job)
         return ""
     except Unanswered as error:
-        return str(error)
+        return "" if "pending execution" in str(error) else str(error)

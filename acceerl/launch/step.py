@@ -1,7 +1,7 @@
 """A keeper step: holds the processes of one share on its node, as the supervisor orders over its line.
 
-`python -m acceerl.launch.step RUN NAME ATTEMPT LIFE`, started by srun. It decides nothing. When it loses the supervisor,
-or Slurm ends it, its processes end with it.
+`python -m acceerl.launch.step RUN NAME ATTEMPT LIFE`, started by srun. It decides nothing. When it loses the
+supervisor, or Slurm ends it, its processes end with it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from acceerl.config import Config
 from acceerl.launch.line import Line
 from acceerl.launch.machine import Key, Machine, Own, process_command
+from acceerl.launch.slurm_queue import node_is_up, requeue
 from acceerl.runtime.layout import Share, gpus_of, pins, shares
 from acceerl.runtime.placement import EGL_ENV, rows
 from acceerl.runtime.rundir import Run
@@ -27,6 +28,7 @@ SUPERVISOR = "ACCEERL_SUPERVISOR"  # environment variable: JSON of host, port an
 SILENT_S = 20.0  # without a word of the supervisor, which pings every second
 LEAVE_S = 25.0  # after SIGTERM: the learner writes its checkpoint meanwhile
 BEAT_S = 1.0
+VERDICT_S = 600.0  # how long Slurm may take to notice that the supervisor's node is lost
 
 
 class Step:
@@ -123,7 +125,27 @@ def main(path: str, name: str, attempt: int, life: int) -> int:
     config = run.config()
     [share] = [share for share in shares(config) if share.name == name]
     machine = Machine(run, attempt, process_command(run, config.site.mpiexec), belongings(share, config))
-    return Step(machine, connect(name, life), config, stop).hold()
+    step = Step(machine, connect(name, life), config, stop)
+    code = step.hold()
+    if not (step.ended or stop.is_set()):
+        mourn(stop)
+    return code
+
+
+def mourn(stop: StopFlag, seconds: float = VERDICT_S) -> None:
+    """Requeues the job when its batch step was lost with its node.
+
+    With --no-kill Slurm would let the job go on without its supervisor until that node comes back.
+    """
+    where = json.loads(os.environ[SUPERVISOR])
+    until = time.monotonic() + seconds
+    while not stop.wait(5.0) and time.monotonic() < until:
+        if not node_is_up(where["node"]):
+            refused = requeue(where["job"])
+            what = f"cannot be requeued: {refused}" if refused else "is requeued"
+            print(f"acceerl: the supervisor's node {where['node']} is down; job {where['job']} {what}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            return
 
 
 if __name__ == "__main__":

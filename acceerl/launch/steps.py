@@ -1,7 +1,7 @@
 """The hands of a keeper on a cluster: one keeper step per role group and node, each with a line to the supervisor.
 
-A step that ends is started again, and its processes count as crashed; one whose node is lost is not, and the run goes on
-without what it held. Nothing here waits, except `close`.
+A step that ends is started again, and its processes count as crashed; one whose node is lost is not, and the run goes
+on without what it held. Nothing here waits, except `close`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from acceerl.config import Config
 from acceerl.launch import sbatch
 from acceerl.launch.line import Line
 from acceerl.launch.machine import End, Frozen, Key
-from acceerl.launch.slurm_queue import node_is_up
+from acceerl.launch.slurm_queue import job_has
 from acceerl.launch.step import SUPERVISOR
 from acceerl.runtime.layout import Share, shares
 from acceerl.runtime.mpiexec import tethered
@@ -75,18 +75,19 @@ class Steps:
 
     def __init__(
         self, run: Run, config: Config, attempt: int, allocation: Allocation, address: str,
-        start: Starter | None = None, node_up: Callable[[str], bool] = node_is_up,
+        start: Starter | None = None, job_has: Callable[[str, str], bool] = job_has,
     ) -> None:  # fmt: skip
         self.run, self.config, self.attempt = run, config, attempt
         self.het = len(allocation.components) > 1
-        self.node_up, self._start_process = node_up, start or _popen
+        self.job, self.job_has, self._start_process = allocation.job, job_has, start or _popen
         self.steps = [self._held(share, allocation) for share in shares(config)]
         self.of = {key: step for step in self.steps for key in step.share.processes}
         self.interrupted = ""  # why the attempt could not go on, when that is the cluster's doing
         self._server = socket.create_server(("0.0.0.0", 0), backlog=256)
         self._server.setblocking(False)
         self._callers: list[Line] = []  # connected, not yet introduced
-        self._where = {"host": address, "port": self._server.getsockname()[1], "token": secrets.token_hex(16)}
+        self._where = {"host": address, "port": self._server.getsockname()[1], "token": secrets.token_hex(16),
+                       "job": allocation.job, "node": allocation.node}  # fmt: skip
         self._ping_due = 0.0
         self._closing = False
 
@@ -237,8 +238,8 @@ class Steps:
             yield from self._did_not_come(step, f"not within {self.config.slurm.start:g} s")
 
     def _begin(self, step: Held) -> Iterator[End]:
-        if step.life and not self.node_up(step.node):
-            yield from self._give_up(step, f"node {step.node} is down")
+        if step.life and not self.job_has(self.job, step.node):
+            yield from self._give_up(step, f"node {step.node} is lost")
             return
         step.life, step.began = step.life + 1, time.monotonic()
         with step.log.open("a") as log:

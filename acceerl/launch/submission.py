@@ -1,4 +1,4 @@
-"""The only door of submitit: heterogeneous jobs, a Job that knows when such a job has ended, and the batch step's entry.
+"""The only door of submitit: het jobs, a Job that knows when such a job has ended, and the batch step's entry.
 
 `python -m acceerl.launch.submission FOLDER` is what the batch script becomes (`exec`). Private hooks of submitit are
 overridden, hence the pinned version and the golden files.
@@ -97,7 +97,10 @@ class Executor(slurm.SlurmExecutor):
 
 
 def submit(folder: Path, text: str, function: Callable[[str], int], argument: str) -> Job:
-    """Queues `function(argument)` under the batch script `text`. Raises ValueError with Slurm's words when it refuses."""
+    """Queues `function(argument)` under the batch script `text`.
+
+    Raises ValueError with Slurm's words when it refuses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         job = Executor(folder, text).submit(function, argument)

@@ -25,7 +25,6 @@ class Component:
     cpus: int
     memory: int  # MB
     gpus: int
-    expendable: bool  # a lost node costs its rollouts only
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def _component(number: int, config: Config, steps: Sequence[Share], spots: set[S
     if number == 0:
         cpus[first], memory[first] = cpus[first] + SUPERVISOR_CPUS, memory[first] + SUPERVISOR_MB
     gpus = config.placement.gpus if number == 0 else 0
-    return Component("gpu" if number == 0 else "cpu", len(nodes), max(cpus), max(memory), gpus, number > 0)
+    return Component("gpu" if number == 0 else "cpu", len(nodes), max(cpus), max(memory), gpus)
 
 
 def _spots(config: Config) -> tuple[list[Spot], list[Spot]]:

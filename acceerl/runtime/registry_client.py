@@ -187,7 +187,7 @@ class RegistryClient:
                     self._socket = None
 
     def _where(self) -> dict[str, Any]:
-        """Host, port and token. On a node of a cluster the file may be that of an earlier attempt for a minute (NFS)."""
+        """Host, port and token. On a cluster the file may be that of an earlier attempt for a minute (NFS)."""
         given = json.loads(os.environ.get(REGISTRY, "{}"))
         return dict(given if given.get("run") == str(self.path.parent) else json.loads(self.path.read_text()))
 
