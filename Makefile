@@ -65,4 +65,5 @@ $(VENV)/.ready-test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) -e '.[libero,dev]'
 	@$(PIP) --no-deps $(LIBERO)
 	@bash .ci/setup.sh render $(BIN)/python
+	@bash .ci/setup.sh slurm
 	@touch $@ $(VENV)/.ready $(VENV)/.ready-libero

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the Makefile needs from the machine: `setup.sh venv DIR` makes a virtual environment, `setup.sh render PYTHON`
-# sees to a library that draws without a screen. Installs Debian packages as root, otherwise says which are missing.
+# sees to a library that draws without a screen, `setup.sh slurm` to a Slurm for tests/slurm. Installs Debian packages as
+# root, otherwise says which are missing.
 set -euo pipefail
 
 fail() {
@@ -45,8 +46,17 @@ make_rendering_work() {
       "conda install -c conda-forge mesalib and put its lib folder on LD_LIBRARY_PATH, or export MUJOCO_GL=egl"
 }
 
+make_slurm_work() { # without root the tests themselves say what is missing: everything else runs
+  local path=$PATH:/usr/sbin:/sbin
+  PATH=$path command -v slurmctld slurmd munged slurmdbd mariadbd ip >/dev/null ||
+    apt_install slurm-wlm munge slurmdbd mariadb-server iproute2 ||
+    echo "acceerl: tests/slurm needs, as root, apt-get install slurm-wlm munge slurmdbd mariadb-server iproute2;" \
+      "or leave it out: make test ARGS=\"-m 'not slurm'\"" >&2
+}
+
 case "${1:-}" in
   venv) make_venv "${2:?folder of the virtual environment}" ;;
   render) make_rendering_work "${2:?python to test}" ;;
-  *) fail "usage: setup.sh venv DIR | setup.sh render PYTHON" ;;
+  slurm) make_slurm_work ;;
+  *) fail "usage: setup.sh venv DIR | setup.sh render PYTHON | setup.sh slurm" ;;
 esac

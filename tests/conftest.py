@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MUJOCO_GL", "osmesa")
 os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
 
-ALONE = ("mpi", "e2e")
+ALONE = ("mpi", "e2e", "slurm")
 # One lock for the workers of one run, named after the process that started them; the tests' time-outs bound the wait.
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 LOCK = Path(tempfile.gettempdir()) / f"acceerl-tests-{os.getppid() if IS_WORKER else os.getpid()}.lock"
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around the time-out, so that waiting for the lock is not on its clock
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Workers share the machine: an `mpi` or `e2e` test holds it alone, others hold it together."""
+    """Workers share the machine: an `mpi`, `e2e` or `slurm` test holds it alone, others hold it together."""
     alone = any(item.get_closest_marker(name) for name in ALONE)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

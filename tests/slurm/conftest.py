@@ -1,0 +1,33 @@
+"""The cluster of the Slurm tests: started once a session, and every node is idle when a test begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.clusters import Cluster
+
+
+@pytest.fixture(scope="session")
+def session_cluster() -> Iterator[Cluster]:
+    # Short delays, and a short path: a Unix socket's has 108 characters at most.
+    quick = ("--node-timeout=6", "--requeue-delay=8", "--grace=4", "--set=MessageTimeout=5")
+    yield from started(Cluster(Path(f"/tmp/dc-test-{os.getpid()}"), *quick))
+
+
+@pytest.fixture
+def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
+    """Two CPU and two GPU nodes, nothing running on them."""
+    session_cluster.wait_for_idle()
+    yield session_cluster
+    session_cluster.ask("scancel", "--user=root")
+
+
+def started(cluster: Cluster) -> Iterator[Cluster]:
+    cluster.up()
+    yield cluster
+    done = cluster.command("down")
+    assert done.returncode == 0, done.stderr
