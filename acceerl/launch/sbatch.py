@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acceerl.config import Config, Nodes
-from acceerl.runtime.layout import Component, Share, components
+from acceerl.runtime.layout import Component, Share, components, shares
 
 SIGNAL = "USR2"  # NCCL may catch USR1
 
@@ -63,3 +63,13 @@ def step(config: Config, share: Share, node: str, het: bool, command: Sequence[s
 def keeper(run: Path, share: Share, python: str, attempt: int | str, life: int | str) -> list[str]:
     """What a step runs."""
     return [python, "-m", "acceerl.launch.step", str(run), share.name, str(attempt), str(life)]
+
+
+def steps(config: Config, run: Path, python: str) -> str:
+    """All steps for a reader. The nodes are known when the job runs."""
+    het, lines = len(components(config)) > 1, []
+    for share in shares(config):
+        lines.append(f"# {share.inside} on node {share.node} of component {share.component}")
+        words = step(config, share, "$NODE", het, keeper(run, share, python, "$ATTEMPT", "$LIFE"))
+        lines += [" ".join(words), ""]
+    return "\n".join(lines)

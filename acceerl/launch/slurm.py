@@ -148,12 +148,5 @@ def describe(config: Config) -> str:
     """What `--dry-run` adds: the batch script and the steps. Node names are known when the job runs."""
     folder = Path(config.runs).absolute() / (config.name or "NAME")
     text = sbatch.script(config, config.name or "NAME", folder / "slurm", sys.executable)
-    lines = [f"placement {kind(config)}: {', '.join(_says(c, config) for c in components(config))}", "", text]
-    het = len(components(config)) > 1
-    for share in shares(config):
-        command = sbatch.keeper(folder, share, sys.executable, "ATTEMPT", "LIFE")
-        node = f"node {share.node} of component {share.component}"
-        inside = ", ".join(f"{role}[{index}]" for role, index in share.processes)
-        words = sbatch.step(config, share, f"NODE_{share.component}_{share.node}", het, command)
-        lines += [f"# {inside} on {node}", " ".join(words), ""]
-    return "\n".join(lines)
+    head = f"placement {kind(config)}: {', '.join(_says(part, config) for part in components(config))}"
+    return "\n".join([head, "", text, sbatch.steps(config, folder, sys.executable)])

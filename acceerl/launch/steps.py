@@ -268,18 +268,21 @@ class Steps:
         expendable = {role for role, _ in step.share.processes} <= EXPENDABLE
         others = [s for s in self.steps if s.share.group == step.share.group and not s.away]
         if expendable and others:
-            names = ", ".join(f"{role}[{index}]" for role, index in step.share.processes)
-            _say(f"{why}: going on without {names}")
+            _say(f"{why}: going on without {step.share.inside}")
             return
         self.interrupted = f"no {step.share.group} is left: {why}" if expendable else why
         yield End(step.share.processes[0], 1, why, why=self.interrupted)
 
 
 def _popen(words: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """srun in a session of its own: what is sent to the supervisor's group is not for it."""
+    """srun in a session of its own: what is sent to the supervisor's group is not for it.
+
+    It dies with the supervisor without a word: one that had the time to would cancel its step, and no keeper would be
+    left to requeue a job whose supervisor's node is lost.
+    """
     with log.open("ab") as file:
         return subprocess.Popen(
-            tethered(words, "SIGTERM"), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            tethered(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             env=environment, start_new_session=True,
         )  # fmt: skip
 

@@ -43,6 +43,12 @@ class Share:
     def name(self) -> str:
         return f"{self.group}.{self.component}.{self.node}"
 
+    @property
+    def inside(self) -> str:
+        """`rollout[8-15]`, for people."""
+        roles = {role: [i for r, i in self.processes if r == role] for role, _ in self.processes}
+        return ", ".join(f"{role}[{i[0]}{f'-{i[-1]}' if len(i) > 1 else ''}]" for role, i in roles.items())
+
 
 def kind(config: Config) -> str:
     return "cluster" if config.placement.kind == "auto" else config.placement.kind
@@ -120,10 +126,15 @@ def _on(spot: Spot, processes: Sequence[Process], table: Sequence[Row], config: 
 
 
 def _wanting(table: Sequence[Row], by_role: dict[str, list[Process]], config: Config) -> list[str]:
-    """The roles that get the node's GPUs: those on `cuda`; where none is, they stand in for it (a dev cluster)."""
-    heavy = [row for row in table if row.role in ("learner", "inference") and by_role[row.role]]
-    on_gpu = [row.role for row in heavy if row.device != "cpu"]
-    return on_gpu or ([row.role for row in heavy] if config.placement.gpus else [])
+    """The roles that get the node's GPUs: those on `cuda`, and those that draw.
+
+    Where nobody is on `cuda`, learner and inference hold what was asked for (stand-in GPUs of a dev cluster).
+    """
+    here = [row for row in table if by_role[row.role]]
+    heavy = [row for row in here if row.role in ("learner", "inference")]
+    drawing = [row.role for row in here if row not in heavy and config.site.gl == "egl"]
+    computing = [row.role for row in heavy if row.device != "cpu"]
+    return (computing or [row.role for row in heavy]) + drawing if config.placement.gpus else computing
 
 
 def _gpus(group: list[str], wanting: list[str], by_role: dict[str, list[Process]], gpus: int) -> int:
