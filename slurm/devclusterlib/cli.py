@@ -220,7 +220,9 @@ def cut(args: argparse.Namespace) -> int:
 
 def crash(args: argparse.Namespace) -> int:
     cluster = running(args)
-    namespaces.end(starting.holder(cluster, cluster.node(args.node).name), grace_s=0)
+    holder = starting.holder(cluster, cluster.node(args.node).name)
+    namespaces.send(holder, signal.SIGSTOP)  # a power failure leaves nobody the time to react to SIGTERM, or to deaths
+    namespaces.end(holder, grace_s=0)
     return 0
 
 
