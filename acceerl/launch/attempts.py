@@ -23,8 +23,7 @@ def record(run: Run) -> dict[str, Any]:
 
 def submitted(run: Run, job: str, anew: bool) -> None:
     """Notes the job that leads the run from now on; `anew`: by a user, who starts the count again."""
-    before = record(run)
-    replace_json(folder(run) / "job.json", {"job": job, "began": [] if anew else before["began"]})
+    _write(run, {"job": job, "began": [] if anew else record(run)["began"]})
 
 
 def begin(run: Run, limit: int) -> str:
@@ -33,7 +32,12 @@ def begin(run: Run, limit: int) -> str:
     names = [path.name for path in run.checkpoints.glob("*") if "." not in path.name]
     now = max(names, default="none")
     began = [*before["began"], now]
-    replace_json(folder(run) / "job.json", {**before, "began": began})
+    _write(run, {**before, "began": began})
     if len(began) > limit and set(began[-limit - 1 :]) == {now}:
         return f"no progress: {limit} attempts in a row ended without a new checkpoint (slurm.attempts; newest: {now})"
     return ""
+
+
+def _write(run: Run, noted: dict[str, Any]) -> None:
+    folder(run).mkdir(exist_ok=True)
+    replace_json(folder(run) / "job.json", noted)

@@ -136,7 +136,7 @@ def test_where_requeue_is_refused_a_successor_follows(training):
     [
         (["site.gpu.partition=gpus"], "site.gpu.partition=gpus is no partition here: choose from all, cpu, gpu"),
         (["placement.gpu_nodes=2", "placement.cpu_nodes=3", "rollout.processes=3"], "placement row rollout: needs 3"),
-        (["learner.threads=64"], "placement row inference, learner: needs"),
+        (["learner.threads=64"], "placement row learner+inference: needs"),
         (["placement.gpus=9"], "needs 1 nodes with"),
     ],
 )

@@ -40,8 +40,9 @@ class Training:
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         """With slurm.wait=true: the process that waits."""
         command = self._command("train", *SMALL, *PLACED, "slurm.wait=true", *overrides)
-        return subprocess.Popen(command, cwd=self.folder,
-                                env=self._env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self._env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     @property
     def job(self) -> int:
