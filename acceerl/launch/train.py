@@ -24,6 +24,8 @@ from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 
+REQUEUED_S = 120.0  # seconds that an attempt may wait for the lock of the one before it, whose node was lost
+
 
 def prepare(job: str, overrides: Sequence[str]) -> tuple[Config, Run | None]:
     """The configuration, and with `resume=RUN` the run that it continues (whose own configuration it then is).
@@ -71,7 +73,8 @@ def train(config: Config, resumed: Run | None = None, place: Place = HERE, stop:
     if config.channels == "mpi":
         find_mpiexec(config.site.mpiexec)
     run = resumed or Run.create(config)
-    with sole_leader(run), run.given_back_unless_begun():
+    patience = 0.0 if place is HERE else REQUEUED_S
+    with sole_leader(run, patience), run.given_back_unless_begun():
         return _lead(config, open_run(config, run), place, stop)
 
 
