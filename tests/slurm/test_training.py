@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 @pytest.fixture
 def training(cluster: Cluster, tmp_path: Path) -> Iterator[Training]:
     yield Training(cluster, tmp_path)
-    cluster.ask("scancel", f"--user={os.getuid()}")
+    cluster.ask("scancel", f"--user={getpass.getuser()}")
     wait(lambda: not cluster.ask("squeue", "--noheader"), 60, lambda: cluster.ask("squeue"))
 
 
