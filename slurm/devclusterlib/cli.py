@@ -220,9 +220,10 @@ def cut(args: argparse.Namespace) -> int:
 
 def crash(args: argparse.Namespace) -> int:
     cluster = running(args)
-    holder = starting.holder(cluster, cluster.node(args.node).name)
-    namespaces.send(holder, signal.SIGSTOP)  # a power failure leaves nobody the time to react to SIGTERM, or to deaths
-    namespaces.end(holder, grace_s=0)
+    node = cluster.node(args.node)
+    if cluster.options.netns:
+        network.switch(cluster, node, up=False)  # a machine without power closes no connection either
+    namespaces.kill(starting.holder(cluster, node.name))
     return 0
 
 

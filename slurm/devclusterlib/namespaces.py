@@ -64,6 +64,12 @@ def end(holder: Path, grace_s: float) -> None:
     send(holder, signal.SIGTERM)
     while any(members(holder)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    kill(holder)
+
+
+def kill(holder: Path) -> None:
+    """Ends every member at once: all are stopped first, so that none lives to report the end of another."""
+    send(holder, signal.SIGSTOP)
     deadline = time.monotonic() + 10
     while send(holder, signal.SIGKILL):
         if time.monotonic() > deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,4 @@ def started(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
     done = cluster.command("down")
     assert done.returncode == 0, done.stderr
+    shutil.rmtree(cluster.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def small() -> Iterator[Cluster]:
     cluster = Cluster(Path(f"/tmp/dc-small-{os.getpid()}"), *SMALL)
     yield cluster
     cluster.command("down")
+    shutil.rmtree(cluster.folder)
 
 
 @pytest.fixture(scope="module")

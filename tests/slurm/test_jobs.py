@@ -53,13 +53,14 @@ def test_steps_of_a_het_job_run_on_its_nodes(cluster: Cluster, tmp_path: Path) -
     nodes = sorted(steps(cluster).values())
     assert nodes[:2] == ["cpu1", "cpu2"]
     assert nodes[2] in ("gpu1", "gpu2")
-    assert (tmp_path / "job.out").read_text().split() == ["learn", "0"]
+    output = tmp_path / "job.out"
+    wait(lambda: output.read_text().split() == ["learn", "0"], 30, output.read_text)
 
 
 def test_scancel_leaves_no_process_on_any_node(cluster: Cluster, tmp_path: Path) -> None:
     job = running_het_job(cluster, tmp_path)
     everywhere = [f"{kind}{i}" for kind in ("cpu", "gpu") for i in (1, 2)]
-    assert any(cluster.processes(node) for node in everywhere)
+    wait(lambda: all(cluster.processes(node) for node in ("cpu1", "cpu2")), 30, lambda: "the rollouts' processes")
     cluster.ask("scancel", str(job))
     wait(
         lambda: not any(cluster.processes(node) for node in everywhere),
