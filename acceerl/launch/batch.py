@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from acceerl.config import Config
 from acceerl.launch import attempts, sbatch, slurm_queue, submission
-from acceerl.launch.leader import FAILED
+from acceerl.launch.leader import FAILED, QUEUED
 from acceerl.launch.machine import Command
 from acceerl.launch.steps import Steps
 from acceerl.launch.supervisor import Place
@@ -74,7 +74,7 @@ def _interrupted(config: Config, run: Run, here: Allocation, why: str, code: int
     if not slurm_queue.all_run(here.job):
         _say(f"{why}; Slurm is ending job {here.job}: {slurm_queue.job_state(here.job)}")
         return code
-    run.write_status({**run.status(), "state": "queued", "reason": why})
+    run.write_status({**run.status(), "state": QUEUED, "reason": why})
     refused = slurm_queue.requeue(here.job) if config.site.requeue else "site.requeue=false"
     if not refused:
         _say(f"{why}: job {here.job} goes back into the queue")

@@ -26,6 +26,7 @@ from acceerl.runtime.stop import DONE, STOPPED
 FAILED = 1
 ENDED = {"done": DONE, "stopped": STOPPED, "failed": FAILED}  # state -> exit code
 LED = ("starting", "scoring", "running", "draining")
+QUEUED = "queued"  # led by nobody yet: its Slurm job waits, for the first time or between two attempts
 STALE_S = 60.0  # a leader renews its status every few seconds; the rest is for slow file servers and skewed clocks
 RENEW_S = 5.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from acceerl.config import Config, Nodes
 from acceerl.launch import attempts, batch, sbatch
-from acceerl.launch.leader import FAILED, whoami
+from acceerl.launch.leader import FAILED, QUEUED, whoami
 from acceerl.launch.progress import LogLines, Progress, TerminalLine, Totals
 from acceerl.launch.slurm_queue import ALIVE, Node, Unanswered, job_state, nodes
 from acceerl.launch.submission import Job
@@ -19,7 +19,6 @@ from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import STOPPED
 
 LOOK_S = 1.0
-QUEUED = "queued"
 
 
 def train(config: Config, run: Run) -> int:

@@ -23,6 +23,7 @@ from acceerl.runtime.layout import Share, gpus_of, pins, shares
 from acceerl.runtime.placement import EGL_ENV, rows
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
+from acceerl.runtime.world import here
 
 SUPERVISOR = "ACCEERL_SUPERVISOR"  # environment variable: JSON of host, port and token
 SILENT_S = 20.0  # without a word of the supervisor, which pings every second
@@ -121,7 +122,11 @@ def connect(name: str, life: int, seconds: float = 20.0) -> Line:
 
 def main(path: str, name: str, attempt: int, life: int) -> int:
     stop = StopFlag().install()
-    run = Run.open(path)
+    try:
+        run = Run.open(path)
+    except FileNotFoundError:
+        print(f"acceerl: {path} is not visible on {here()}: runs= must name a folder that all nodes share", flush=True)
+        return 2
     config = run.config()
     [share] = [share for share in shares(config) if share.name == name]
     machine = Machine(run, attempt, process_command(run, config.site.mpiexec), belongings(share, config))

@@ -56,6 +56,7 @@ class Held:
     end_by: float = 0.0  # when an srun that should end is killed
     failures: int = 0  # starts in a row that never reported
     away: str = ""  # why it will not come back
+    came: bool = False  # it has reported at least once
     keys: set[Key] = field(default_factory=set)  # started, and not known to have ended
     looks: dict[str, list[Any]] = field(default_factory=dict)  # by ROLE.INDEX: process id, what is frozen around it
 
@@ -185,7 +186,7 @@ class Steps:
         if step is None or step.life != hello.get("life") or step.line is not None:
             caller.close()
             return
-        step.line, step.failures = caller, 0
+        step.line, step.failures, step.came = caller, 0, True
 
     def _heard(self, step: Held) -> Iterator[End]:
         line = step.line
@@ -263,15 +264,19 @@ class Steps:
             step.due = time.monotonic() + AGAIN_S * 2**step.failures
 
     def _give_up(self, step: Held, why: str) -> Iterator[End]:
-        """Others of its kind go on; without any, the attempt is over."""
+        """Others of its kind go on; without any, the attempt is over.
+
+        Another attempt may fare better where a step has worked, not where none ever came up.
+        """
         step.away = why
         expendable = {role for role, _ in step.share.processes} <= EXPENDABLE
         others = [s for s in self.steps if s.share.group == step.share.group and not s.away]
         if expendable and others:
             _say(f"{why}: going on without {step.share.inside}")
             return
-        self.interrupted = f"no {step.share.group} is left: {why}" if expendable else why
-        yield End(step.share.processes[0], 1, why, why=self.interrupted)
+        whole = f"no {step.share.group} is left: {why}" if expendable else why
+        self.interrupted = whole if step.came else ""
+        yield End(step.share.processes[0], 1, why, why=whole)
 
 
 def _popen(words: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

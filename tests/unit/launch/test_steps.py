@@ -141,12 +141,21 @@ def broken(which: str, words: list[str]) -> Callable[..., subprocess.Popen[bytes
 
 
 def test_a_step_that_srun_refuses_is_named_with_sruns_words(cluster, capfd):
-    run, place, _ = cluster(start=broken("gpu1", ["sh", "-c", "echo 'srun: error: no such node'; exit 3"]))
+    run, place, made = cluster(start=broken("gpu1", ["sh", "-c", "echo 'srun: error: no such node'; exit 3"]))
     assert supervise(run, run.config(), nothing, stop=StopFlag(), place=place) == 1
     assert (
         "error: learner on gpu1 did not start (srun left with 3): srun: error: no such node" in capfd.readouterr().err
     )
     assert run.status()["state"] == "failed"
+    assert not made[0].interrupted, "another attempt would end like this one"
+
+
+def test_a_folder_that_a_node_does_not_see_is_named(tmp_path, capfd, monkeypatch):
+    from acceerl.launch import step
+
+    monkeypatch.setenv("SLURMD_NODENAME", "cpu7")
+    assert step.main(str(tmp_path / "a"), "rollout.1.0", 1, 1) == 2
+    assert "is not visible on cpu7: runs= must name a folder that all nodes share" in capfd.readouterr().out
 
 
 def test_a_step_that_does_not_come_up_has_a_deadline(cluster, capfd):
