@@ -6,12 +6,9 @@ on without what it held. Nothing here waits, except `close`.
 
 from __future__ import annotations
 
-import hmac
 import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +21,7 @@ from acceerl.config import Config
 from acceerl.launch import sbatch
 from acceerl.launch.line import Line
 from acceerl.launch.machine import End, Frozen, Key
+from acceerl.launch.reception import Reception
 from acceerl.launch.slurm_queue import job_has
 from acceerl.launch.step import SUPERVISOR
 from acceerl.runtime.layout import Share, shares
@@ -33,7 +31,6 @@ from acceerl.runtime.registry_client import REGISTRY
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.world import Allocation, for_srun
 
-HELLO_S = 10.0  # seconds in which a connection says who it is
 PING_S = 1.0
 TRIES = 3  # starts in a row that never report
 AGAIN_S = 2.0  # before a step that ended is started again
@@ -84,11 +81,8 @@ class Steps:
         self.steps = [self._held(share, allocation) for share in shares(config)]
         self.of = {key: step for step in self.steps for key in step.share.processes}
         self.interrupted = ""  # why the attempt could not go on, when that is the cluster's doing
-        self._server = socket.create_server(("0.0.0.0", 0), backlog=256)
-        self._server.setblocking(False)
-        self._callers: list[Line] = []  # connected, not yet introduced
-        self._where = {"host": address, "port": self._server.getsockname()[1], "token": secrets.token_hex(16),
-                       "job": allocation.job, "node": allocation.node}  # fmt: skip
+        self._reception = Reception(address)
+        self._where = {**self._reception.where, "job": allocation.job, "node": allocation.node}
         self._ping_due = 0.0
         self._closing = False
 
@@ -122,7 +116,7 @@ class Steps:
 
     def ends(self) -> list[End]:
         """Also: takes calls, starts steps that are due, and gives up those that do not come."""
-        self._take_calls()
+        self._let_in()
         found = [end for step in self.steps for end in self._heard(step)]
         found += [end for step in self.steps for end in self._watched(step)]
         self._ping()
@@ -140,7 +134,7 @@ class Steps:
                 _say(f"supervisor waited in vain for the step {step.name} to end: {number.name} to its srun")
                 _signal(step, number)
             self._await(time.monotonic() + seconds)
-        self._server.close()
+        self._reception.close()
 
     def _held(self, share: Share, allocation: Allocation) -> Held:
         log = self.run.logs(self.attempt) / f"keeper.{share.name}.log"
@@ -163,30 +157,14 @@ class Steps:
             if step.line is not None:
                 step.line.send(do="ping") if due else step.line.flush()
 
-    def _take_calls(self) -> None:
-        while True:
-            try:
-                self._callers.append(Line(self._server.accept()[0]))
-            except BlockingIOError:
-                break
-        for caller in list(self._callers):
-            for hello in caller.receive():
-                self._introduce(caller, hello)
-                self._callers.remove(caller)
-                break
+    def _let_in(self) -> None:
+        """A step of an earlier life is not let in any more."""
+        for line, hello in self._reception.arrivals():
+            step = next((s for s in self.steps if s.share.name == hello["hello"]), None)
+            if step is None or step.life != hello["life"] or step.line is not None:
+                line.close()
             else:
-                if caller.lost or time.monotonic() - caller.heard > HELLO_S:
-                    caller.close()
-                    self._callers.remove(caller)
-
-    def _introduce(self, caller: Line, hello: dict[str, Any]) -> None:
-        """A step of an earlier life, or a stranger, is not let in."""
-        known = hmac.compare_digest(str(hello.get("token")), str(self._where["token"]))
-        step = next((s for s in self.steps if known and s.share.name == hello.get("hello")), None)
-        if step is None or step.life != hello.get("life") or step.line is not None:
-            caller.close()
-            return
-        step.line, step.failures, step.came = caller, 0, True
+                step.line, step.failures, step.came = line, 0, True
 
     def _heard(self, step: Held) -> Iterator[End]:
         line = step.line

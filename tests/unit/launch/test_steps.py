@@ -202,6 +202,6 @@ def test_a_stranger_is_not_let_in(cluster):
                   {"hello": step.share.name, "life": 0, "token": alone._where["token"]}):  # fmt: skip
         line = Line(socket.create_connection(("127.0.0.1", alone._where["port"])))
         line.send(**hello)
-        wait_for(lambda line=line: not alone._take_calls() and not line.receive() and line.lost, 5, "the refusal")
+        wait_for(lambda line=line: not alone._let_in() and not line.receive() and line.lost, 5, "the refusal")
         assert step.line is None
-    alone._server.close()
+    alone._reception.close()
