@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,10 +125,18 @@ def _key_lines(keys: tuple[str, ...]) -> list[str]:
     lines = []
     for key, value in to_dict(Config()).items():
         if isinstance(value, dict) and key in keys:
-            lines += [f"  {key}.{name}={_shown(default)}" for name, default in value.items()]
+            lines += [f"  {name}={_shown(default)}" for name, default in _flat(key, value)]
         elif not isinstance(value, dict):
             lines.append(f"  {key}={_shown(value)}")
     return lines
+
+
+def _flat(prefix: str, record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}.{name}", value)
+        else:
+            yield f"{prefix}.{name}", value
 
 
 def _shown(value: Any) -> str:

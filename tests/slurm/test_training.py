@@ -25,7 +25,8 @@ def training(cluster: Cluster, tmp_path: Path) -> Iterator[Training]:
 
 def test_a_het_job_runs_on_its_nodes_trains_and_carries_its_exit_code_through(training, record_property):
     waiting = training.start("learner.max_updates=40", "evaluator.after=true")
-    record_property("submit to first update", training.trains(more=0))
+    first = wait(lambda: updates(training.run) >= 1, 60, lambda: f"the first update: {training.said()}")
+    record_property("submit to first update", first)
     seen = training.steps()
     assert {(role, node[:3]) for role, node in seen} == {("learner", "gpu"), ("inference", "gpu"), ("rollout", "cpu")}
     assert len({node for _, node in seen}) == 4
@@ -66,13 +67,14 @@ def test_scancel_writes_a_checkpoint_and_leaves_nothing(training, record_propert
 def test_usr2_requeues_and_the_next_attempt_goes_on(training, record_property):
     job = training.submit()
     training.trains()
-    for attempt in (2, 3):
-        training.cluster.ask("scancel", "--batch", "--signal=USR2", str(job))
-        record_property(f"USR2 to training, attempt {attempt}", training.trains(attempt))
-        saved, log = training.saved(), (training.run / f"logs/attempt_{attempt}/learner.0.log").read_text()
-        resumed = int(log.split("at update ")[1].split()[0])
-        assert resumed in saved and updates(training.run) > resumed
-    assert training.cluster.job(job)["Restarts"] == "2"
+    training.cluster.ask("scancel", "--batch", "--signal=USR2", str(job))
+    wait(lambda: training.status["state"] == "queued", 30, training.said)
+    done = training.status["counters"]["updates"]
+    record_property("USR2 to training again", training.trains(attempt=2))
+    log = (training.run / "logs/attempt_2/learner.0.log").read_text()
+    assert f"at update {done}" in log, "an update was lost"
+    assert done in training.saved() and updates(training.run) > done
+    assert training.cluster.job(job)["Restarts"] == "1"
     assert training.job == job
 
 
