@@ -23,6 +23,7 @@ from acceerl.runtime.stop import STOPPED, StopFlag
 from acceerl.runtime.world import Allocation, allocation
 
 WRONG_INPUT = 2
+ASKED, AGAIN_S = 5, 3.0
 KILLED_S = 60.0  # Slurm ends a requeued job at once
 
 
@@ -71,7 +72,7 @@ def _train(config: Config, run: Run, stop: StopFlag, place: Place) -> int:
 
 def _interrupted(config: Config, run: Run, here: Allocation, why: str, code: int) -> int:
     """Back into the queue, unless Slurm is already ending the job: cancelled, over its limit, or requeued by itself."""
-    if not slurm_queue.all_run(here.job):
+    if not _runs(here.job):
         _say(f"{why}; Slurm is ending job {here.job}: {slurm_queue.job_state(here.job)}")
         return code
     run.write_status({**run.status(), "state": QUEUED, "reason": why})
@@ -80,9 +81,24 @@ def _interrupted(config: Config, run: Run, here: Allocation, why: str, code: int
         _say(f"{why}: job {here.job} goes back into the queue")
         time.sleep(KILLED_S)
         os._exit(STOPPED)
-    successor = submit(config, run, after=here.job)
-    _say(f"{why}: requeue refused ({refused}); job {successor.job_id} follows")
+    try:
+        follower = f"job {submit(config, run, after=here.job).job_id} follows"
+    except ValueError as error:
+        follower = f"no successor either: {error}; to continue: acceerl train resume={run.path}"
+        run.write_status({**run.status(), "state": "stopped"})
+    _say(f"{why}: requeue refused ({refused}); {follower}")
     return code
+
+
+def _runs(job: str) -> bool:
+    """Is the job still whole? A controller that does not answer for a while must not cost the run its next attempt."""
+    for _ in range(ASKED):
+        try:
+            return slurm_queue.all_run(job)
+        except slurm_queue.Unanswered as error:
+            _say(f"asking about job {job} again: {error}")
+            time.sleep(AGAIN_S)
+    return True
 
 
 def submit(config: Config, run: Run, after: str = "") -> submission.Job:

@@ -6,6 +6,7 @@ overridden, hence the pinned version and the golden files.
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -115,8 +116,11 @@ def submit(folder: Path, text: str, function: Callable[[str], int], argument: st
 
 def main(folder: str) -> int:
     """The batch step: submitit runs the function, whose value becomes the exit code."""
+    os.environ["SUBMITIT_FOLDER"] = folder
+    result = submitit.JobEnvironment().paths.result_pickle
+    result.unlink(missing_ok=True)  # of an earlier attempt that Slurm requeued when it had already ended
     process_job(folder)
-    with submitit.JobEnvironment().paths.result_pickle.open("rb") as file:
+    with result.open("rb") as file:
         _, code = pickle.load(file)
     return int(code)
 

@@ -16,7 +16,7 @@ from acceerl.channels.links import LINKS
 from acceerl.config import Config
 from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
-from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
+from acceerl.launch.leader import ENDED, QUEUED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import HERE, Place, supervise
 from acceerl.runtime import placement, trackers
@@ -30,13 +30,17 @@ REQUEUED_S = 120.0  # seconds that an attempt may wait for the lock of the one b
 def prepare(job: str, overrides: Sequence[str]) -> tuple[Config, Run | None]:
     """The configuration, and with `resume=RUN` the run that it continues (whose own configuration it then is).
 
-    Raises FileNotFoundError for a run that is not there, ValueError for one that is still running.
+    Raises FileNotFoundError for a run that is not there, ValueError for one that still runs or waits in a queue.
     """
     resumed = [text.removeprefix("resume=") for text in overrides if text.startswith("resume=")]
     if not resumed or not resumed[-1]:
         return compose(job, overrides), None
     run = Run.open(resumed[-1])
     refuse_led(run)
+    if run.status().get("state") == QUEUED:
+        from acceerl.launch.slurm import refuse_queued  # loads submitit
+
+        refuse_queued(run)
     return override(run.config(), [text for text in overrides if not text.startswith("resume=")]), run
 
 

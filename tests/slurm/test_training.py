@@ -124,6 +124,22 @@ def test_a_lost_node(training, lost, record_property):
         record_property("node back to training", training.trains(attempt=2))
 
 
+def test_a_preempted_training_saves_and_goes_on_when_there_is_room(training, record_property):
+    both = [
+        "site.cpu.partition=preempt",
+        "site.gpu.partition=preempt",
+        "site.cpu.constraint=cpu",
+        "site.gpu.constraint=gpu",
+    ]
+    job = training.submit(*both)
+    training.trains()
+    before = training.status["counters"]["updates"]
+    training.cluster.ask("srun", "--partition=cpu", "--nodes=1", "--exclusive", "true")  # waits until it got its node
+    record_property("preempted to training again", training.trains(attempt=2))
+    assert training.cluster.job(job)["Restarts"] == "1"
+    assert max(training.saved()) >= before
+
+
 def test_where_requeue_is_refused_a_successor_follows(training):
     first = training.submit("site.requeue=false")
     training.trains()

@@ -10,6 +10,7 @@ import pytest
 from acceerl.config import Config, from_dict
 from acceerl.launch import attempts, batch, slurm, slurm_queue
 from acceerl.launch.slurm_queue import Node
+from acceerl.launch.train import prepare, start
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.world import Allocation
 
@@ -120,18 +121,43 @@ def test_where_requeue_is_refused_a_successor_waits_for_this_job(run, asked, cap
     assert "requeue refused (scontrol: Requested operation" in capsys.readouterr().err
 
 
+def test_a_silent_controller_is_asked_again_and_costs_no_attempt(run, asked, monkeypatch):
+    answers = [slurm_queue.Unanswered("no contact")] * 2
+
+    def all_run(job: str) -> bool:
+        if answers:
+            raise answers.pop()
+        return True
+
+    monkeypatch.setattr(slurm_queue, "all_run", all_run)
+    monkeypatch.setattr(batch, "AGAIN_S", 0.0)
+    batch._interrupted(run.config(), run, HERE, "signal SIGUSR2", 75)
+    assert asked["asked"][0] == "requeue 7" and not answers
+
+
+def test_without_requeue_and_successor_the_run_waits_for_its_user(run, asked, monkeypatch, capsys):
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("Slurm refused the job: maintenance")
+
+    asked["refused"] = "disabled"
+    monkeypatch.setattr(batch, "submit", refuse)
+    assert batch._interrupted(run.config(), run, HERE, "signal SIGUSR2", 75) == 75
+    assert run.status()["state"] == "stopped"
+    assert (
+        "no successor either: Slurm refused the job: maintenance; to continue: acceerl train" in capsys.readouterr().err
+    )
+
+
 def test_a_queued_run_is_not_submitted_twice(run, monkeypatch):
     attempts.submitted(run, "7", anew=True)
     run.write_status({"state": "queued"})
     monkeypatch.setattr(slurm, "job_state", lambda job: "PENDING")
     with pytest.raises(ValueError, match=r"is queued as job 7 \(PENDING\): scancel 7 first"):
-        slurm.refuse_queued(run)
+        prepare("train", [f"resume={run.path}"])
     monkeypatch.setattr(slurm, "job_state", lambda job: "CANCELLED")
-    slurm.refuse_queued(run)
+    assert prepare("train", [f"resume={run.path}"])[1] == run
 
 
 def test_a_cluster_placement_without_slurm_is_refused():
-    from acceerl.launch.train import start
-
     with pytest.raises(ValueError, match="placement=cluster is for a cluster: add launch=slurm"):
         start(from_dict({"placement": {"kind": "cluster"}}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,20 @@ def test_a_controller_that_does_not_answer_changes_nothing(job, slurm):
     assert job.state == "RUNNING"
     slurm.says(scontrol=("Unable to contact slurm controller (connect failure)", 1))
     assert (job.state, job.done()) == ("RUNNING", False)
+
+
+def test_the_batch_step_ends_with_the_functions_value_whatever_an_earlier_attempt_left(job, monkeypatch, tmp_path):
+    for name, value in {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SUBMITIT_FOLDER": ""}.items():
+        monkeypatch.setenv(name, value)
+    finish(job, 75)
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT)
+    before = [signal.getsignal(number) for number in numbers]
+    try:
+        assert submission.main(str(tmp_path / "folder")) == 3
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert job.exit_code() == 3
 
 
 def test_slurms_refusal_is_one_line(slurm, tmp_path):
