@@ -396,11 +396,11 @@ def _check_cluster(config: Config) -> None:
                          "use placement=cluster_homogeneous")  # fmt: skip
     if kind in ("auto", "cluster") and not config.placement.cpu_nodes:
         raise ValueError(f"placement.cpu_nodes=0 leaves the rollouts of placement={kind} without a node: raise it")
-    least = config.site.lead + config.learner.checkpoint_every
+    least = config.site.lead + 60 + config.learner.checkpoint_every  # Slurm may signal a minute early
     if 60 * config.slurm.minutes <= least:
         raise ValueError(
-            f"slurm.minutes={config.slurm.minutes} is over before the first checkpoint: it must exceed site.lead + "
-            f"learner.checkpoint_every = {least:g} s"
+            f"slurm.minutes={config.slurm.minutes} is over before the first checkpoint: it must exceed "
+            f"site.lead + 60 s + learner.checkpoint_every = {least:g} s"
         )
 
 

@@ -44,6 +44,7 @@ class Keeper:
         self.closing = True
 
     def kill(self, child: Child) -> None:
+        child.killed = time.monotonic()
         self.hands.kill(child.key)
 
     def kill_all(self, deadline: float = 10.0) -> None:
@@ -65,7 +66,7 @@ class Keeper:
         return self.run.log(self.attempt, *child.key)
 
     def _start(self, child: Child) -> None:
-        child.running, child.started, child.due = True, time.monotonic(), float("inf")
+        child.running, child.started, child.due, child.killed = True, time.monotonic(), float("inf"), 0.0
         self.hands.start(child.key, child.row, child.restarts + 1)
 
     def _ended(self, end: End) -> Iterator[Exit]:

@@ -39,6 +39,7 @@ class Child:
     row: Row
     index: int
     running: bool = False
+    killed: float = 0.0  # when this life was last ordered to end; on another node that takes a moment
     started: float = 0.0  # time.monotonic()
     due: float = 0.0  # when to start next
     restarts: int = 0

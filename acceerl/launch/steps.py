@@ -23,7 +23,7 @@ from acceerl.launch.line import Line
 from acceerl.launch.machine import End, Frozen, Key
 from acceerl.launch.reception import Reception
 from acceerl.launch.slurm_queue import job_has
-from acceerl.launch.step import SUPERVISOR
+from acceerl.launch.step import SILENT_S, SUPERVISOR
 from acceerl.runtime.layout import Share, shares
 from acceerl.runtime.mpiexec import tethered
 from acceerl.runtime.placement import Row
@@ -32,6 +32,7 @@ from acceerl.runtime.rundir import Run
 from acceerl.runtime.world import Allocation, for_srun
 
 PING_S = 1.0
+LOST_S = SILENT_S + 5.0  # a keeper that hears nothing of us either has ended its processes by then
 TRIES = 3  # starts in a row that never report
 AGAIN_S = 2.0  # before a step that ended is started again
 EXPENDABLE = {"rollout", "evaluator"}
@@ -180,7 +181,7 @@ class Steps:
             elif "told" in message:
                 self.interrupted = self.interrupted or f"Slurm sent {message['told']} to the step {step.name}"
         silent = time.monotonic() - line.heard
-        if line.lost or silent > self.config.deadlines.heartbeat:
+        if line.lost or silent > LOST_S:
             yield from self._fallen(step, "its line broke" if line.lost else f"it was silent for {silent:.0f} s")
 
     def _fallen(self, step: Held, how: str) -> Iterator[End]:

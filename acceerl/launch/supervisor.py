@@ -28,6 +28,7 @@ from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 from acceerl.runtime.trackers import Tracking
 
 TICK = 0.1  # seconds between two looks at the processes
+DYING_S = 10.0  # that a killed process of another node may take to be reported, before it is killed again
 STATUS_EVERY = 2.0
 STOPPED_EVERY = 1.0  # seconds between two looks for processes that SIGSTOP has stopped
 SCALARS_EVERY = 10.0
@@ -170,7 +171,7 @@ class Supervisor:
         records = self.registry.processes()
         for child in self.keeper.running:
             silent, limit = self._silence(child, records.get(child.key))
-            if silent > limit:
+            if silent > limit and now - child.killed > DYING_S:
                 name = f"{child.name} (process {self.keeper.pid(child)})"
                 _say(f"supervisor waited {silent:.0f} s for a life sign of {name}: killing it (deadlines.heartbeat)")
                 self.keeper.kill(child)
@@ -191,7 +192,7 @@ class Supervisor:
             if frozen is None:
                 continue
             since = self._stopped[frozen.pid] = before.get(frozen.pid, now)
-            if now - since > limit:
+            if now - since > limit and now - child.killed > DYING_S:
                 _say(f"{frozen.name} (process {frozen.pid}) around {child.name} has been stopped for "
                      f"{now - since:.0f} s: killing both (deadlines.heartbeat)")  # fmt: skip
                 self.keeper.kill(child)

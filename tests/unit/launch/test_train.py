@@ -32,7 +32,7 @@ def flow(tmp_path, monkeypatch):
     success = {"before": 0.52, "after": 0.715}
     monkeypatch.setattr(evaluate, "score", lambda c, r, w, label: flow.scored.append((label, w)) or success[label])
 
-    def supervise(run, config, show):
+    def supervise(run, config, show, **_):
         code = flow.codes.pop(0)
         run.write_status({"state": {DONE: "done", STOPPED: "stopped"}.get(code, "failed"), "supervisor": whoami()})
         return code
