@@ -102,7 +102,7 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Supervisor:
-    backoff: float = 1.0  # seconds before the first restart, doubled up to a minute
+    backoff: float = 1.0  # seconds before a restart, doubled up to a minute; none after a life of 10 s or more
     crash_limit: int = 5  # crashes of one process within `crash_window` end the run
     crash_window: float = 60.0
 
@@ -181,7 +181,7 @@ class Collect:
 
 @dataclass(frozen=True)
 class Pretrain:
-    what: Literal["policy", "world_model"] = "policy"
+    what: Literal["policy"] = "policy"
     data: str = ""  # folder or file of trajectories
     steps: int = 1_000
     batch: int = 64

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 from acceerl.bench import options as options_of
 from acceerl.bench.result import Result
+from acceerl.runtime.jsonfile import json_file
 from acceerl.runtime.stop import STOPPED
 
 # name -> what it measures; the module acceerl.bench.NAME has Options, FIGURES and run(options) -> Result
@@ -32,8 +32,10 @@ def run(name: str, words: Sequence[str]) -> Result:
     """Runs a bench, prints its table, and writes JSON with `json=PATH`. Raises ValueError for a wrong option."""
     bench = load(name)
     paths = [word.removeprefix("json=") for word in words if word.startswith("json=")]
+    if len(paths) > 1:
+        raise ValueError(options_of.twice("json"))
     chosen = options_of.parse(bench.Options, name, [word for word in words if not word.startswith("json=")])
-    path = _writable(paths[-1]) if paths else None
+    path = json_file(paths[0]) if paths else None
     signal.signal(signal.SIGTERM, _leave)
     result: Result = bench.run(chosen)
     print(result.text(bench.FIGURES), flush=True)
@@ -63,11 +65,3 @@ def overview() -> list[str]:
 def _leave(*_: object) -> NoReturn:
     """Ended by SIGTERM, a bench still ends its processes and removes its files, which may be gigabytes."""
     raise SystemExit(STOPPED)
-
-
-def _writable(text: str) -> Path:
-    """Refused before a bench of minutes, not after it."""
-    path = Path(text)
-    if not text or path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"json={text}: give a file in a folder that exists")
-    return path

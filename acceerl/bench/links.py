@@ -7,8 +7,9 @@ what there is to gain.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
+from typing import Any
 
 from acceerl.bench.options import option
 from acceerl.bench.result import Result
@@ -20,6 +21,8 @@ FIGURES = {
     "links.round_trip_us": "median from sending a request to holding its reply, one client",
     "links.raw_round_trip_us": "the same bytes and the same sleeps over plain MPI calls, nothing encoded",
     "links.pairs_per_s": "requests and replies a second over all clients, each with one in flight",
+    "links.far_round_trip_us": "like round_trip_us, but requests over MPI, as between machines",
+    "links.far_pairs_per_s": "like pairs_per_s, but requests over MPI, as between machines",
     "links.idle_share": "share of a core that a connected process uses while nothing happens (the worse end)",
     "links.server_us_per_pair": "processor time of the server for each pair under all clients",
     "links.client_us_per_pair": "processor time of a client for each pair, one client",
@@ -42,11 +45,14 @@ def run(options: Options) -> Result:
     result, seen = Result(), [_round(options) for _ in range(options.rounds)]
     for name in seen[0]:
         result.rows += [{"what": name} | {k: round(v, 4) for k, v in each[name].items()} for each in seen]
-    one, raw, many, idle = ({k: median(each[n][k] for each in seen) for k in seen[0][n]} for n in seen[0])
+    mid = {name: {k: median(each[name][k] for each in seen) for k in rows} for name, rows in seen[0].items()}
+    one, many, far, far_many, raw, idle = mid.values()
     result.figures = {
         "links.round_trip_us": one["p50_us"],
         "links.raw_round_trip_us": raw["p50_us"],
         "links.pairs_per_s": many["pairs_per_s"],
+        "links.far_round_trip_us": far["p50_us"],
+        "links.far_pairs_per_s": far_many["pairs_per_s"],
         "links.idle_share": max(idle.values()),
         "links.server_us_per_pair": many["server_us"],
         "links.client_us_per_pair": one["client_us"],
@@ -55,26 +61,29 @@ def run(options: Options) -> Result:
 
 
 def _round(options: Options) -> dict[str, dict[str, float]]:
-    with Stage() as stage:
-        one = _measure(stage, options, 1, "links")
-        idle = _idle(stage, options)
-    with Stage() as stage:
-        raw = _measure(stage, options, 1, "raw")
-    with Stage() as stage:
-        many = _measure(stage, options, options.clients, "links")
-    return {"1 client": one, "1 client, plain MPI": raw, f"all {options.clients} clients": many, "idle": idle}
+    """What is to be compared stands close in time: what a machine gives changes from minute to minute."""
+    many = f"{options.clients} clients"
+    measured = {
+        "1 client": _measure(options, 1),
+        many: _measure(options, options.clients),
+        "1 client, as from afar": _measure(options, 1, near=False),
+        f"{many}, as from afar": _measure(options, options.clients, near=False),
+        "1 client, plain MPI": _measure(options, 1, play="raw"),
+    }
+    return {**measured, "idle": _idle(options)}
 
 
-def _measure(stage: Stage, options: Options, clients: int, play: str) -> dict[str, float]:
+def _measure(options: Options, clients: int, play: str = "links", near: bool = True) -> dict[str, float]:
     """Round trips of the slowest client, pairs a second over all, processor time a pair on both sides."""
-    _start(stage, options, clients, play)
-    return _window(stage, options, clients)
+    with Stage() as stage:
+        _start(stage, options, clients, play=play, near=near)
+        return _window(stage, options, clients)
 
 
-def _start(stage: Stage, options: Options, clients: int, play: str) -> None:
-    stage.start(MODULE, *SERVER, play=play, **asdict(options))
-    for index in range(clients):
-        stage.start(MODULE, "rollout", index, play=play, **asdict(options))
+def _start(stage: Stage, options: Options, clients: int, **how: Any) -> None:
+    how |= asdict(options)
+    for role, index in (SERVER, *(("rollout", index) for index in range(clients))):
+        stage.start(MODULE, role, index, **how)
     for index in range(clients):
         stage.heard(("rollout", index), "talking")
     time.sleep(options.warmup)
@@ -97,11 +106,15 @@ def _window(stage: Stage, options: Options, clients: int) -> dict[str, float]:
     }
 
 
-def _idle(stage: Stage, options: Options) -> dict[str, float]:
+def _idle(options: Options) -> dict[str, float]:
     """Share of a core of a client that waits, and of a server that nobody asks."""
-    time.sleep(1.0)  # sleeps lengthen step by step after the last message
-    keys = {"idle_client_share": ("rollout", 0), "idle_server_share": SERVER}
-    began, before = time.monotonic(), {name: stage.cpu_seconds(key) for name, key in keys.items()}
-    time.sleep(options.idle)
-    used = {name: stage.cpu_seconds(key) - before[name] for name, key in keys.items()}
-    return {name: seconds / (time.monotonic() - began) for name, seconds in used.items()}
+    with Stage() as stage:
+        _start(stage, replace(options, seconds=0.1), 1, play="links", near=True)
+        stage.registry.request("rollout", "measure")
+        stage.heard(("rollout", 0), "measured")
+        time.sleep(1.0)  # sleeps lengthen step by step after the last message
+        keys = {"idle_client_share": ("rollout", 0), "idle_server_share": SERVER}
+        began, before = time.monotonic(), {name: stage.cpu_seconds(key) for name, key in keys.items()}
+        time.sleep(options.idle)
+        used = {name: stage.cpu_seconds(key) - before[name] for name, key in keys.items()}
+        return {name: seconds / (time.monotonic() - began) for name, seconds in used.items()}

@@ -26,7 +26,7 @@ Options = dict[str, Any]
 
 def client(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
     """A rollout whose environment takes no time, with one request in flight."""
-    endpoint = Endpoint(registry, ["observe", "act"], beat=beat)
+    endpoint = Endpoint(registry, ["observe", "act"], beat=beat, near=options["near"])
     requests, request = endpoint.requests(), _request(options)
 
     def ask() -> None:
@@ -42,7 +42,7 @@ def client(registry: RegistryClient, options: Options, beat: Callable[[], None])
 
 def server(registry: RegistryClient, options: Options, beat: Callable[[], None]) -> None:
     """An inference whose policy takes no time."""
-    endpoint = Endpoint(registry, ["observe", "act"], beat=beat)
+    endpoint = Endpoint(registry, ["observe", "act"], beat=beat, near=options["near"])
     serving = endpoint.serving()
     act = Act(0, np.zeros((1, options["reply"] // 4), np.float32))
     while "stop" not in registry.requested:
@@ -87,7 +87,8 @@ class RawEnd:
     def send(self, buffer: np.ndarray) -> None:
         if self.sending is not None:
             self.sending.Wait()
-        self.sending, self.idle.quiet = self.comm.Isend(buffer, 0, TAG), 0
+        self.sending = self.comm.Isend(buffer, 0, TAG)
+        self.idle.looked(busy=True)
 
     def wait(self, timeout_s: float) -> bool:
         """True when a message has come into `buffer`, False after `timeout_s`."""
@@ -102,7 +103,8 @@ class RawEnd:
                 self.sending = None
             if (left := deadline - time.monotonic()) <= 0:
                 return False
-            self.idle.rest(False, left)
+            self.idle.looked(busy=False)
+            self.idle.rest(left)
 
 
 def _measure(registry: RegistryClient, options: Options, ask: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ def option(default: Any, about: str, *, least: float | None = None, choices: Seq
 
 
 def parse(cls: type[Record], bench: str, words: Sequence[str]) -> Record:
-    """Raises ValueError, in one line, for an unknown key, a value of the wrong kind or one out of range."""
+    """Raises ValueError, in one line, for a key that is unknown or given twice, and for a value that cannot be."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
@@ -30,8 +30,14 @@ def parse(cls: type[Record], bench: str, words: Sequence[str]) -> Record:
         key, _, text = word.partition("=")
         if key not in fields:
             raise ValueError(_unknown(key, bench, list(fields)))
+        if key in given:
+            raise ValueError(twice(key))
         given[key] = _checked(f"{bench}'s {key}", hints[key], text, fields[key].metadata)
     return cls(**given)
+
+
+def twice(key: str) -> str:
+    return f"{key} is given twice: keep one {key}="
 
 
 def describe(cls: type) -> list[str]:

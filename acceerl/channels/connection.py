@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from acceerl.channels.links import Peer
+from acceerl.channels.near import Borrower, Lender
 from acceerl.channels.wire import notice
 
 LARGEST = 1 << 30  # bytes of one message; larger payloads go in pieces, since MPI counts in C ints
@@ -56,6 +57,8 @@ class Connection:
     dialled: Peer | None = None  # set on the connecting side
     links: frozenset[str] = frozenset()
     eager: int = HELLO_ROOM  # bytes that the peer's posted receives hold
+    lender: Lender | None = None  # set when the peer can map our memory
+    borrower: Borrower = field(default_factory=Borrower)
     alive: bool = True
     refused: bool = False
     stalled: float | None = None  # since when MPI refuses to send
@@ -63,8 +66,14 @@ class Connection:
     waiting: deque[Sending] = field(default_factory=deque)
     flying: int = 0  # sends that MPI has not finished
 
+    def room(self, size: int) -> np.ndarray:
+        """Memory for a message to be posted here, uint8 [size]."""
+        return np.empty(size, np.uint8) if self.lender is None else self.lender.room(size)
+
     def post(self, tag: int, buffer: np.ndarray, bare: bool = False) -> Sending:
         """Queues a buffer, uint8 [bytes]; any thread may. `push` sends it."""
+        if self.lender is not None and (told := self.lender.notice(tag, buffer)) is not None:
+            buffer = told
         if buffer.nbytes > LARGEST:
             raise ValueError(f"a message of {buffer.nbytes} bytes to {self.peer} exceeds {LARGEST}")
         sending = Sending(tag, buffer, bare)

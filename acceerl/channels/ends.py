@@ -61,7 +61,7 @@ class MpiRequests:
         if not self.slots:
             self.heard = now
         self.slots.add(observed.slot)
-        self.outbox.append(encode(observed, OBSERVE.tag))
+        self.outbox.append(encode(observed, OBSERVE.tag, self.open.room if self.open is not None else None))
         self._flush()
 
     def poll(self) -> list[Act]:
@@ -78,12 +78,11 @@ class MpiRequests:
 
     def wait(self, timeout_s: float) -> list[Act]:
         deadline = time.monotonic() + timeout_s
-        while True:
-            acts = self.poll()
-            left = deadline - time.monotonic()
-            if acts or left <= 0:
-                return acts
-            self.endpoint.idle.rest(False, left)
+        if self.open is not None and self.open.idle:  # the request has left, so there is nothing to do but sleep
+            self.endpoint.idle.rest(timeout_s)
+        while not (acts := self.poll()) and (left := deadline - time.monotonic()) > 0:
+            self.endpoint.idle.rest(left)
+        return acts
 
     def pump(self) -> None:
         self.endpoint.pump()
@@ -164,6 +163,8 @@ class MpiServing:
 
     def poll(self) -> list[tuple[Peer, Observed]]:
         self.endpoint.pump()
+        if not self.inbox:
+            return []
         asked = [entry for entry in self.inbox if entry[0] not in self.vanished]
         self.inbox = deque(entry for entry in self.inbox if entry[0] in self.vanished)
         return asked
@@ -175,7 +176,7 @@ class MpiServing:
             left = deadline - time.monotonic()
             if asked or left <= 0:
                 return asked
-            self.endpoint.idle.rest(False, left)
+            self.endpoint.idle.rest(left)
 
     def reply(self, peer: Peer, act: Act) -> None:
         connection = self.endpoint.connection(peer.role, peer.index)
@@ -226,7 +227,7 @@ class MpiSender:
         self.endpoint.pump()
         connection = self._take_credit()
         if connection is not None:
-            self.endpoint.post(connection, self.link.tag, encode(segment, self.link.tag))
+            self._send(connection, segment)
         elif self.lossy:
             self._keep(segment)
         return connection is not None or self.lossy
@@ -243,6 +244,9 @@ class MpiSender:
             self.credits[best] -= 1
             return best
 
+    def _send(self, connection: Connection, segment: Segment) -> None:
+        self.endpoint.post(connection, self.link.tag, encode(segment, self.link.tag, connection.room))
+
     def _keep(self, segment: Segment) -> None:
         self.outbox.append(segment)
         while len(self.outbox) > 4:  # enough to start at once when credit comes; more would only be older
@@ -257,7 +261,7 @@ class MpiSender:
         if ack.task_weights is not None:
             self._task_weights = ack.task_weights
         while self.outbox and (target := self._take_credit()) is not None:
-            self.endpoint.post(target, self.link.tag, encode(self.outbox.popleft(), self.link.tag))
+            self._send(target, self.outbox.popleft())
 
     def _on_lost(self, connection: Connection, why: str) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,12 +51,11 @@ LINKS: dict[str, Link] = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Peer:
+class Peer(NamedTuple):
     """The other end of a connection: a process in one of its lives (`incarnation` counts its starts)."""
 
     role: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides the tuple's method of that name
     incarnation: int = 0
 
     def __str__(self) -> str:

@@ -14,6 +14,9 @@ from acceerl.channels.connection import EAGER, EAGER_TAG, Connection
 DEPTH = 2  # receives posted for each connection: one may fill while the other is looked at
 
 
+_Done = Callable[[int], None] | None
+
+
 @dataclass(slots=True, eq=False)
 class _Watched:
     """`done(bytes)` is called when the request is complete; 0 bytes of a receive: it was cancelled."""
@@ -21,7 +24,7 @@ class _Watched:
     connection: Connection
     buffer: np.ndarray  # which MPI may touch until then
     number: int  # in order of posting, which is the order in which messages come
-    done: Callable[[int], None] | None  # None: a receive of the eager lane
+    done: _Done  # None: a receive of the eager lane
 
 
 class Mailbox:
@@ -37,10 +40,10 @@ class Mailbox:
     def open(self, connection: Connection) -> None:
         """Posts the first receives of a new connection."""
         for _ in range(DEPTH):
-            self._receive(connection, np.empty(EAGER, np.uint8))
+            self._receive(connection)
 
-    def watch(self, connection: Connection, request: Any, buffer: np.ndarray, done: Callable[[int], None]) -> None:
-        """Looks after a large send or receive, too."""
+    def watch(self, connection: Connection, request: Any, buffer: np.ndarray, done: _Done) -> None:
+        """Looks after a request; `done` None: a receive of the eager lane."""
         self._posted += 1
         self._watched.append(_Watched(connection, buffer, self._posted, done))
         self._requests.append(request)
@@ -68,7 +71,10 @@ class Mailbox:
             return self._take(self._ask_each())
         if not done:
             return []
-        return self._take([(i, self._size(status)) for i, status in zip(done, self._statuses, strict=False)])
+        sizes = [self._size(status) for status in self._statuses[: len(done)]]
+        if len(done) == 1 and sizes[0] and (watched := self._watched[done[0]]).done is None:  # as nearly always
+            return [(watched.connection, self._empty(done[0], watched, sizes[0]))]
+        return self._take(list(zip(done, sizes, strict=True)))
 
     def _ask_each(self) -> list[tuple[int, int]]:
         """After a failure: MPI forgot the requests that are complete, and their statuses tell which of them failed."""
@@ -89,33 +95,36 @@ class Mailbox:
         return 0 if status.Is_cancelled() else int(status.Get_count())
 
     def _take(self, done: list[tuple[int, int]]) -> list[tuple[Connection, np.ndarray]]:
-        """Forgets completed requests (index, bytes), tells who waits for them, and posts receives again."""
-        complete = sorted(((self._watched[i], size) for i, size in done), key=lambda pair: pair[0].number)
-        for i in sorted((i for i, _ in done), reverse=True):
+        """Of completed requests (index, bytes): messages, whose receives are posted again; and who waits is told."""
+        complete = [(i, self._watched[i], size) for i, size in done]
+        if len(complete) > 1:
+            complete.sort(key=lambda entry: entry[1].number)
+        taken = [(w.connection, self._empty(i, w, size)) for i, w, size in complete if size and w.done is None]
+        over = [(i, watched, size) for i, watched, size in complete if not (size and watched.done is None)]
+        for i, _, _ in sorted(over, key=lambda entry: -entry[0]):
             del self._watched[i], self._requests[i], self._statuses[-1]
-        taken = []
-        for watched, size in complete:
+        for _, watched, size in over:
             if watched.done is not None:
                 watched.done(size)
             elif watched.connection.alive:
-                taken.append((watched.connection, self._empty(watched, size)))
+                taken.append((watched.connection, watched.buffer[:0]))
         return taken
 
-    def _empty(self, watched: _Watched, size: int) -> np.ndarray:
+    def _empty(self, i: int, watched: _Watched, size: int) -> np.ndarray:
         """The message; the memory is the reader's when it is mostly full, else it gets a copy of the right size."""
-        if not size:
-            return watched.buffer[:0]
-        mostly_full = size > EAGER // 2
-        message = watched.buffer[:size] if mostly_full else watched.buffer[:size].copy()
-        self._receive(watched.connection, np.empty(EAGER, np.uint8) if mostly_full else watched.buffer)
+        message = watched.buffer[:size]
+        if size > EAGER // 2:
+            watched.buffer = np.empty(EAGER, np.uint8)
+        else:
+            message = message.copy()
+        self._requests[i] = watched.connection.comm.Irecv(watched.buffer, 0, EAGER_TAG)
+        self._posted += 1
+        watched.number = self._posted
         return message
 
-    def _receive(self, connection: Connection, buffer: np.ndarray) -> None:
-        request = connection.comm.Irecv(buffer, 0, EAGER_TAG)
-        self._posted += 1
-        self._watched.append(_Watched(connection, buffer, self._posted, None))
-        self._requests.append(request)
-        self._statuses.append(self._mpi.Status())
+    def _receive(self, connection: Connection) -> None:
+        buffer = np.empty(EAGER, np.uint8)
+        self.watch(connection, connection.comm.Irecv(buffer, 0, EAGER_TAG), buffer, None)
 
     def _cancel(self, request: Any) -> None:
         """Nothing will come any more, and an MPI that cannot cancel keeps its memory."""

@@ -63,6 +63,10 @@ class Meetings:
         self.turn_over = 0.0
         self.next_round = 0.0  # when to look after the dials again
 
+    def due(self, now: float) -> bool:
+        """Is there anything for `pump` to do?"""
+        return now >= self.next_round or bool(self.calls or self.guests or self.knocks)
+
     def pump(self) -> bool:
         """True when a connection came about."""
         now = time.monotonic()

@@ -31,16 +31,17 @@ from acceerl.channels.control import ControlPlane, Heard
 from acceerl.channels.links import LINKS, Peer
 from acceerl.channels.mailbox import Mailbox
 from acceerl.channels.meeting import Key, Meetings, is_eagain
+from acceerl.channels.near import Lender, Proof, can_map
 from acceerl.channels.pumping import Idle, Pumper
 from acceerl.channels.weights import MpiPublisher
 from acceerl.channels.weights_reader import MpiReader
-from acceerl.channels.wire import NOTICE_TAG, Hello, WireError, mismatch, read_notice, tag_of
+from acceerl.channels.wire import LENT_TAG, NOTICE_TAG, Hello, WireError, mismatch, read_notice, tag_of
 
 log = logging.getLogger(__name__)
 HELLO_S = 10.0
 REFUSED_S = 5.0  # before dialling a peer again with which talking failed
 FLUSH_S = 2.0
-DUE_S = 1e-3
+DUE_S = 20e-3  # without a pump, after which an end that relies on another one pumps itself
 EAGAIN_TRIES = 2_000  # 1 ms while a living peer opens its side, 0.2 s at a dead one's closed port
 SETTINGS = {
     "MPIR_CVAR_CH4_NETMOD": "ofi",
@@ -71,8 +72,9 @@ class Endpoint:
     """A process' place in the data plane: its port, its connections and its ends (`links.Ends`).
 
     `links` are the rows this process takes part in, `spec` what it must agree on with its peers (image size,
-    proprio, chunk ...), `beat` is called at every pump and around every call that can hang. Ends are made once,
-    before the first pump. Use it from one thread, or call `start_pumper` and use the ends from another one.
+    proprio, chunk ...), `beat` is called at every pump and around every call that can hang. `near`: large messages go
+    through shared memory where both ends are on one machine. Ends are made once, before the first pump. Use it
+    from one thread, or call `start_pumper` and use the ends from another one.
 
     Raises ValueError (from any call of an end) when a peer refuses the connection; the text names the cause.
     """
@@ -84,8 +86,9 @@ class Endpoint:
         spec: dict[str, Any] | None = None,
         beat: Callable[[], None] = lambda: None,
         silence_s: float = 60.0,
+        near: bool = True,
     ) -> None:
-        self.registry, self.beat, self.silence_s = registry, beat, silence_s
+        self.registry, self.beat, self.silence_s, self.near = registry, beat, silence_s, near
         before = epolls()
         self.mpi = load_mpi()
         self.idle = Idle(sorted(epolls() - before))  # for ends that wait
@@ -95,7 +98,10 @@ class Endpoint:
         self.meetings = Meetings(self.mpi, registry, beat, self._talks_to, self._adopt)
         self.meetings.port = self.mpi.Open_port() if serves else ""
         self.me = Peer(role, index, registry.announce(self.meetings.port))
-        self.hello = Hello(role, index, self.me.incarnation, sorted(links), eager=EAGER, spec=spec or {})
+        self.page = Proof()
+        self.hello = Hello(
+            role, index, self.me.incarnation, sorted(links), eager=EAGER, proof=self.page.address, spec=spec or {}
+        )
         self.connections: list[Connection] = []
         self.open: dict[Key, Connection] = {}
         self.handlers: dict[int, Callable[[Connection, np.ndarray], None]] = {}
@@ -132,7 +138,7 @@ class Endpoint:
         return MpiPublisher(self, LINKS[link])
 
     def reader(self, link: str, publisher: int = 0) -> MpiReader:
-        return MpiReader(self, LINKS[link], publisher)
+        return MpiReader(self, LINKS[link], publisher, self.near)
 
     # Life
 
@@ -207,17 +213,25 @@ class Endpoint:
         self.beat()
         self.pumped_at = time.monotonic()
         busy = bool(self.registry.events) and self._hear()
-        busy |= self.meetings.pump()
-        for connection, buffer in self.mailbox.collect():
-            busy = True
-            self._take(connection, buffer)
-        for connection in list(self.connections):
-            busy |= self._progress(connection)
+        busy |= self.meetings.due(self.pumped_at) and self.meetings.pump()
+        found = self._receive()
+        in_vain = found and not self._receive()  # cheap just after the first look: its code and data are at hand
+        for connection in self.connections[:]:
+            if connection.waiting or connection.peer is None or connection.refused:
+                busy |= self._progress(connection)
         for tick in self.tickers:
             busy |= tick()
-        if busy:
-            self.idle.quiet = self.idle.alarms = 0
-        return busy
+        self.idle.looked(busy or found)
+        if in_vain:
+            self.idle.looked(busy=False)
+        return busy or found
+
+    def _receive(self) -> bool:
+        """Takes what has come on the eager lanes; False when that was nothing."""
+        messages = self.mailbox.collect()
+        for connection, buffer in messages:
+            self._take(connection, buffer)
+        return bool(messages)
 
     def _hear(self) -> bool:
         events = self.registry.events
@@ -275,10 +289,12 @@ class Endpoint:
                 self._drop(connection, "MPI says that it is gone")
             elif connection.peer is None:
                 self._greet(connection, Hello.from_bytes(buffer.tobytes()))
-            elif (tag := tag_of(buffer)) != NOTICE_TAG:
-                self._handle(connection, tag, buffer)
-            else:
+            elif (tag := tag_of(buffer)) == NOTICE_TAG:
                 self._guard(connection, self._expect, connection, *read_notice(buffer))
+            elif tag == LENT_TAG:
+                self._handle(connection, *connection.borrower.take(buffer))
+            else:
+                self._handle(connection, tag, buffer)
         except WireError as error:
             self._refuse(connection, str(error))
 
@@ -312,13 +328,15 @@ class Endpoint:
             raise ValueError(theirs.refusal)
         if connection.dialled is None:
             refusal = mismatch(self.hello, theirs)
-            answer = replace(self.hello, refusal=refusal)
+            near = self.near and not refusal and can_map(theirs.proof)
+            answer = replace(self.hello, refusal=refusal, near=near)
             connection.refused = bool(refusal)
             self.post(connection, EAGER_TAG, np.frombuffer(answer.to_bytes(), np.uint8))
             if refusal:
                 return
         connection.peer = Peer(theirs.role, theirs.index, theirs.incarnation)
         connection.eager = theirs.eager or HELLO_ROOM
+        connection.lender = Lender() if self.near and theirs.near else None
         connection.links = frozenset(self.hello.links) & frozenset(theirs.links)
         key = (theirs.role, theirs.index)
         if key in self.open:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-SPINS = 1  # looks without sleeping after the last message: MPI may have read what only its next look shows
+LOOKS = 1  # in vain before the first sleep: MPI may have read what only its next look shows
 STEP = 20  # sleeps of one length before the next length
 SHORTEST_S, LONGEST_S = 50e-6, 2e-3  # of blind sleeps; measured: 50 us costs 22 % of a core, 2 ms less than 3 %
 ASLEEP_S = 10e-3  # longest wait on descriptors: news from the registry ring no bell
@@ -26,22 +26,25 @@ class Idle:
     """Sleeps until one of `descriptors` is readable, or adaptively without any: short just after a message.
 
     >>> idle = Idle()
-    >>> idle.rest(busy=True)
+    >>> idle.looked(busy=False)
     >>> idle.quiet
-    0
+    1
     """
 
     def __init__(self, descriptors: Sequence[int] = ()) -> None:
         self.descriptors = list(descriptors)
         self.quiet = self.alarms = 0
 
-    def rest(self, busy: bool, at_most_s: float = ASLEEP_S) -> None:
-        """`busy`: something happened just now."""
+    def looked(self, busy: bool) -> None:
+        """`busy`: the look was not in vain."""
         if busy:
             self.quiet = self.alarms = 0
-            return
-        self.quiet += 1
-        if self.quiet <= SPINS:
+        else:
+            self.quiet += 1
+
+    def rest(self, at_most_s: float = ASLEEP_S) -> None:
+        """Sleeps, unless there may be something to see at once."""
+        if self.quiet < LOOKS:
             return
         if self.descriptors and self.alarms < FALSE_ALARMS:
             woken = select.select(self.descriptors, [], [], max(0.0, min(ASLEEP_S, at_most_s)))[0]
@@ -50,7 +53,7 @@ class Idle:
             time.sleep(max(0.0, min(self._length(), at_most_s)))
 
     def _length(self) -> float:
-        doublings = min(max(self.quiet - SPINS, 0) // STEP, 10)
+        doublings = min(max(self.quiet - LOOKS, 0) // STEP, 10)
         return float(min(SHORTEST_S * 2**doublings, LONGEST_S))
 
 
@@ -95,6 +98,7 @@ class Pumper:
             while not self._closing.is_set():
                 with suppress(BlockingIOError):  # nobody rang
                     os.eventfd_read(self._bell)
-                self._idle.rest(self._pump())
+                self._idle.looked(self._pump())
+                self._idle.rest()
         except Exception as error:  # noqa: BLE001  (not lost: the role's thread raises it)
             self._fail(error)

@@ -87,22 +87,23 @@ class Snapshot:
     users: int = 0  # who may read it now
 
     def __post_init__(self) -> None:
-        number = os.memfd_create("acceerl-weights", os.MFD_CLOEXEC)
+        number = os.memfd_create("acceerl", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, number)
         os.truncate(number, max(self.size, 1))
-        self.buffer = np.frombuffer(mmap.mmap(number, max(self.size, 1)), np.uint8)[: self.size]
+        self.buffer = np.ndarray(self.size, np.uint8, mmap.mmap(number, max(self.size, 1)))
         self.address = f"{os.getpid()}/{number}/{os.fstat(number).st_ino}"
 
 
-def attach(address: str, size: int) -> np.ndarray | None:
-    """Another process' buffer, uint8 [size], to be read only; None when it cannot be had from here."""
+def attach(address: str, size: int, writable: bool = False) -> np.ndarray | None:
+    """Another process' buffer, uint8 [size]; None when it cannot be had from here."""
     pid, number, inode = address.split("/")
     try:
-        with Path(f"/proc/{pid}/fd/{number}").open("rb") as file:
+        with Path(f"/proc/{pid}/fd/{number}").open("r+b" if writable else "rb") as file:
             there = os.fstat(file.fileno())
             if there.st_ino != int(inode) or there.st_size != max(size, 1):  # ids of another container's processes
                 return None
-            return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1), prot=mmap.PROT_READ), np.uint8)[:size]
+            rights = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+            return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1), prot=rights), np.uint8)[:size]
     except (OSError, ValueError):
         return None
 

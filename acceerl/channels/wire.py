@@ -12,7 +12,7 @@ import dataclasses
 import json
 import struct
 import threading
-import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ MAGIC = 0xACCE
 VERSION = 3
 ALIGN = 64
 HEADER = struct.Struct("<HHIIIQQ")  # magic, wire version, tag, bytes of fields, of fields and shapes, of all, announced
+LENT_TAG = 3  # a header that tells of a message in memory lent to the receiver: tag, its bytes; then the address
 NOTICE_TAG = 2  # a bare header that announces a large message: tag instead of fields, bytes announced
 
 
@@ -45,6 +46,8 @@ class Hello:
     links: list[str]
     wire: int = VERSION
     eager: int = 0  # bytes that the sender's posted receives hold
+    proof: str = ""  # of whoever dials: see near.py
+    near: bool = False  # in the answer: lend me large messages, I can map your memory
     spec: dict[str, Any] = field(default_factory=dict)
     refusal: str = ""  # set in the answer when the connection is refused
 
@@ -80,22 +83,25 @@ def mismatch(mine: Hello, theirs: Hello) -> str:
     return ""
 
 
-def encode(record: Any, tag: int) -> np.ndarray:
-    """Lays a record of `acceerl.types` or `links.Ack` out in one fresh buffer, uint8 [bytes]; arrays are copied."""
-    arrays: list[np.ndarray] = []
-    fields = _pack(record, enc_hook=lambda value: _set_aside(value, arrays))
-    shapes = _pack([(array.dtype.str, array.shape) for array in arrays])
-    text = HEADER.size + len(fields) + len(shapes)
-    total = text
+def encode(record: Any, tag: int, room: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+    """Lays a record of `acceerl.types` or `links.Ack` out in one buffer, uint8 [bytes]; arrays are copied.
+
+    `room(bytes)` gives the buffer, a fresh one by default.
+    """
+    arrays = _own.arrays = []
+    fields = _encoder.encode(record)
+    shapes = _encoder.encode([(array.dtype.str, array.shape) for array in arrays])
+    total = text = HEADER.size + len(fields) + len(shapes)
+    starts = []
     for array in arrays:
-        total = _aligned(total) + array.nbytes
-    buffer = np.empty(total, np.uint8)
-    HEADER.pack_into(buffer.data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, 0)
-    buffer.data[HEADER.size : text] = fields + shapes
-    for array in arrays:
-        text = _aligned(text)
-        np.ndarray(array.shape, array.dtype, buffer, text)[...] = array
-        text += array.nbytes
+        starts.append(total + ALIGN - 1 & -ALIGN)
+        total = starts[-1] + array.nbytes
+    buffer = np.empty(total, np.uint8) if room is None else room(total)
+    data = buffer.data
+    HEADER.pack_into(data, 0, MAGIC, VERSION, tag, len(fields), text - HEADER.size, total, 0)
+    data[HEADER.size : text] = fields + shapes
+    for array, start in zip(arrays, starts, strict=True):
+        np.ndarray(array.shape, array.dtype, buffer, start)[...] = array
     return buffer
 
 
@@ -103,8 +109,10 @@ def decode(kind: type[Record], buffer: np.ndarray, tag: int | None = None) -> Re
     """Rebuilds a record; its arrays are views of `buffer` (uint8 [bytes]). Raises WireError on foreign bytes."""
     fields_end, text_end = _check_header(buffer, tag)
     try:
-        _reading.arrays = _views(buffer, text_end, _read_shapes(buffer.data[fields_end:text_end]))
-        return typing.cast(Record, _decoder(typing.cast(Any, kind)).decode(buffer.data[HEADER.size : fields_end]))
+        _own.arrays = _views(buffer, text_end, _read_shapes(buffer.data[fields_end:text_end]))
+        known: Any = kind
+        record: Record = _decoder(known).decode(buffer.data[HEADER.size : fields_end])
+        return record
     except (ValueError, TypeError, IndexError, OverflowError, msgspec.MsgspecError) as error:
         raise WireError(f"message for {kind.__name__} cannot be read: {error}") from error
 
@@ -120,6 +128,21 @@ def read_notice(buffer: np.ndarray) -> tuple[int, int]:
     """(tag, size) of a notice."""
     _, _, _, tag, _, _, size = HEADER.unpack_from(buffer.data)
     return int(tag), int(size)
+
+
+def lent_notice(tag: int, size: int, where: str) -> np.ndarray:
+    """Tells of a message of `size` bytes that lies in lent memory."""
+    total = HEADER.size + len(where)
+    header = HEADER.pack(MAGIC, VERSION, LENT_TAG, tag, 0, total, size)
+    return np.frombuffer(header + where.encode(), np.uint8)
+
+
+def read_lent(buffer: np.ndarray) -> tuple[int, int, str]:
+    """(tag, size, where) of such a notice. Raises WireError for one that is cut."""
+    _, _, _, tag, _, total, size = HEADER.unpack_from(buffer.data)
+    if total != len(buffer):
+        raise WireError(f"a notice says {total} bytes and has {len(buffer)}")
+    return int(tag), int(size), bytes(buffer.data[HEADER.size :]).decode("ascii", "replace")
 
 
 def tag_of(buffer: np.ndarray) -> int:
@@ -151,17 +174,12 @@ def _check_header(buffer: np.ndarray, tag: int | None) -> tuple[int, int]:
 def _views(buffer: np.ndarray, at: int, shapes: list[tuple[str, tuple[int, ...]]]) -> list[np.ndarray]:
     arrays = []
     for name, shape in shapes:
-        at = _aligned(at)
+        at = at + ALIGN - 1 & -ALIGN  # so that views are aligned
         arrays.append(np.ndarray(shape, _dtype(name), buffer, at))
         at += arrays[-1].nbytes
     if at != len(buffer):
         raise WireError(f"array shapes need {at} bytes and the message has {len(buffer)}")
     return arrays
-
-
-def _aligned(at: int) -> int:
-    """Where the next array begins: so that views are aligned."""
-    return (at + ALIGN - 1) // ALIGN * ALIGN
 
 
 @cache
@@ -172,27 +190,28 @@ def _dtype(name: str) -> np.dtype:
     return dtype
 
 
-def _set_aside(value: Any, arrays: list[np.ndarray]) -> Any:
-    """What msgspec does not know: arrays travel behind the text, which holds their numbers; numpy scalars are plain."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{type(value).__name__} cannot travel on a link")
-    if value.dtype.hasobject:
-        raise ValueError("an array of Python objects cannot travel on a link")
-    arrays.append(value)
-    return len(arrays) - 1
-
-
-class _Reading(threading.local):
-    """The arrays of the message that this thread decodes."""
+class _Own(threading.local):
+    """The arrays of the message that this thread writes or reads."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
 
 
-_reading = _Reading()
-_pack = msgspec.msgpack.encode
+_own = _Own()
+
+
+def _set_aside(value: Any) -> Any:
+    """What msgspec does not know: arrays travel behind the text, which holds their numbers; numpy scalars are plain."""
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        _own.arrays.append(value)
+        return len(_own.arrays) - 1
+    if isinstance(value, np.generic):
+        return value.item()
+    kind = "an array of Python objects" if isinstance(value, np.ndarray) else type(value).__name__
+    raise ValueError(f"{kind} cannot travel on a link")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_set_aside)
 _read_shapes = msgspec.msgpack.Decoder(list[tuple[str, tuple[int, ...]]]).decode
 
 
@@ -200,7 +219,7 @@ def _fetch(kind: type, number: Any) -> np.ndarray:
     assert kind is np.ndarray, f"{kind} cannot travel on a link"
     if not isinstance(number, int) or number < 0:
         raise WireError(f"an array is named {number!r}")
-    return _reading.arrays[number]
+    return _own.arrays[number]
 
 
 @cache

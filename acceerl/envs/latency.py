@@ -17,7 +17,8 @@ EVAL_STATES = range(1000, 1050)
 MODES = ("constant", "tail", "cpu")
 # share of slow steps, duration of a fast and of a slow one in means: 0.95 * 0.3 + 0.05 * 14.3 = 1
 SLOW_SHARE, FAST, SLOW = 0.05, 0.3, 14.3
-_EPISODE = 4  # init_state, seed, steps, fallen
+_STATE = 9
+Pole = tuple[float, ...]  # cart position (m), velocity, pole angle (rad), angular velocity
 _FALLEN_RAD, _OFF_TRACK_M, _FORCE_N, _DT_S = math.radians(12), 2.4, 10.0, 0.02
 
 
@@ -55,9 +56,10 @@ class LatencyEnv:
         size = (camera, camera)
         self._spec = EnvSpec(cameras, size, 4, action_dim, instructions, (limit,) * tasks, TRAIN_STATES, EVAL_STATES)
         self._task = 0
-        self._episode = np.zeros(_EPISODE)
-        self._pole = np.zeros(4)
-        self._times = np.zeros(limit)
+        self._start = (0, 0)  # init_state, seed
+        self._steps, self._fallen = 0, False
+        self._pole: Pole = (0.0, 0.0, 0.0, 0.0)
+        self._times: list[float] = []
 
     @property
     def spec(self) -> EnvSpec:
@@ -73,10 +75,10 @@ class LatencyEnv:
             raise ValueError(f"LatencyEnv has tasks 0 to {self._spec.n_tasks - 1}, got {task}")
         if init_state not in TRAIN_STATES and init_state not in EVAL_STATES:
             raise ValueError(f"LatencyEnv's initial states are 0 to {EVAL_STATES.stop - 1}, got {init_state}")
-        self._task = task
-        self._episode[:] = init_state, seed, 0, 0
-        self._pole = np.random.default_rng((task, init_state)).uniform(-0.05, 0.05, 4)
-        self._times = self.times(task, init_state, seed)
+        self._task, self._start = task, (init_state, seed)
+        self._steps, self._fallen = 0, False
+        self._pole = tuple(np.random.default_rng((task, init_state)).uniform(-0.05, 0.05, 4).tolist())
+        self._times = self.times(task, init_state, seed).tolist()
 
     def times(self, task: int, init_state: int, seed: int) -> np.ndarray:
         """float64 [limit]: seconds that each step of such an episode takes."""
@@ -88,12 +90,11 @@ class LatencyEnv:
 
     def step(self, action: np.ndarray) -> StepResult:
         """One control step, which takes the time that was chosen for it."""
-        steps = int(self._episode[2])
-        self._spend(float(self._times[min(steps, len(self._times) - 1)]))
-        self._pole = _cart_pole(self._pole, float(np.clip(action[0], -1, 1)))
-        fallen = abs(self._pole[2]) > _FALLEN_RAD or abs(self._pole[0]) > _OFF_TRACK_M
-        self._episode[2:] = steps + 1, fallen
-        return StepResult(1.0, False, bool(fallen) or steps + 1 >= len(self._times))
+        self._spend(self._times[min(self._steps, len(self._times) - 1)])
+        self._pole = _cart_pole(self._pole, max(-1.0, min(1.0, float(action[0]))))
+        self._fallen = abs(self._pole[2]) > _FALLEN_RAD or abs(self._pole[0]) > _OFF_TRACK_M
+        self._steps += 1
+        return StepResult(1.0, False, self._fallen or self._steps >= len(self._times))
 
     def _spend(self, seconds: float) -> None:
         if self._mode == "cpu":
@@ -107,7 +108,7 @@ class LatencyEnv:
     def observe(self) -> Observation:
         """Cart position (m), velocity, pole angle (rad), angular velocity; and the picture, if asked for."""
         images = {name: self._picture() for name in self._spec.cameras}
-        return Observation(images, self._pole.astype(np.float32), self._spec.instructions[self._task])
+        return Observation(images, np.array(self._pole, np.float32), self._spec.instructions[self._task])
 
     def _picture(self) -> np.ndarray:
         side = self._spec.image_size[0]
@@ -121,27 +122,31 @@ class LatencyEnv:
 
     def state(self) -> np.ndarray:
         """float64 [9]: task, initial state, seed, steps, fallen, the four of the cart-pole."""
-        return np.concatenate(([self._task], self._episode, self._pole))
+        return np.array([self._task, *self._start, self._steps, self._fallen, *self._pole], np.float64)
 
     def set_state(self, state: np.ndarray) -> None:
         """Restores `state()` exactly, the times of the steps to come included."""
-        if np.shape(state) != (1 + _EPISODE + 4,):
-            raise ValueError(f"a LatencyEnv state has {1 + _EPISODE + 4} entries, got shape {np.shape(state)}")
-        self._task = int(state[0])
-        self._episode, self._pole = np.array(state[1 : 1 + _EPISODE]), np.array(state[1 + _EPISODE :])
-        self._times = self.times(self._task, int(state[1]), int(state[2]))
+        if np.shape(state) != (_STATE,):
+            raise ValueError(f"a LatencyEnv state has {_STATE} entries, got shape {np.shape(state)}")
+        self._task, init_state, seed, self._steps = (int(number) for number in state[:4])
+        self._start, self._fallen, self._pole = (init_state, seed), bool(state[4]), tuple(state[5:].tolist())
+        self._times = self.times(self._task, init_state, seed).tolist()
 
     def close(self) -> None:
         """There is nothing to free."""
 
 
-def _cart_pole(pole: np.ndarray, push: float) -> np.ndarray:
-    """One Euler step of the cart-pole of Barto, Sutton and Anderson (1983), with a graded force."""
+def _cart_pole(pole: Pole, push: float) -> Pole:
+    """One Euler step of the cart-pole of Barto, Sutton and Anderson (1983), with a graded force.
+
+    In plain numbers: in numpy these few operations took a third of a rollout's time.
+    """
     x, dx, angle, spin = pole
     cart_kg, pole_kg, half_m, gravity = 1.0, 0.1, 0.5, 9.8
     total = cart_kg + pole_kg
-    force = (push * _FORCE_N + pole_kg * half_m * spin**2 * math.sin(angle)) / total
-    bend = half_m * (4 / 3 - pole_kg * math.cos(angle) ** 2 / total)
-    turn = (gravity * math.sin(angle) - math.cos(angle) * force) / bend
-    pull = force - pole_kg * half_m * turn * math.cos(angle) / total
-    return np.array([x + _DT_S * dx, dx + _DT_S * pull, angle + _DT_S * spin, spin + _DT_S * turn])
+    sine, cosine = math.sin(angle), math.cos(angle)
+    force = (push * _FORCE_N + pole_kg * half_m * spin**2 * sine) / total
+    bend = half_m * (4 / 3 - pole_kg * cosine**2 / total)
+    turn = (gravity * sine - cosine * force) / bend
+    pull = force - pole_kg * half_m * turn * cosine / total
+    return x + _DT_S * dx, dx + _DT_S * pull, angle + _DT_S * spin, spin + _DT_S * turn

@@ -25,8 +25,6 @@ PLACES = ("data", "to")  # of this machine: they say nothing about the recipe
 
 def run(config: Config, run: Run) -> int:
     """Trains for `pretrain.steps` updates and writes the policy file; resumes from the run's last checkpoint."""
-    if config.pretrain.what != "policy":
-        raise ValueError("acceerl pretrain trains policies in this version: use `acceerl pretrain policy`")
     if not config.pretrain.data:
         raise ValueError("pretrain.data is empty: give a folder of trajectories (`acceerl collect` writes one)")
     torch.set_num_threads(config.pretrain.threads)

@@ -17,6 +17,7 @@ from typing import Any
 
 import acceerl
 from acceerl.bench.catalogue import BENCHES
+from acceerl.bench.options import twice
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -99,7 +100,7 @@ def command_help(name: str) -> str:
     lines = [f"usage: acceerl {name}{words}{_flags(name)}", "", command.help, "", f"example: {command.example}"]
     if command.job:
         lines += ["", "groups (GROUP=CHOICE):", *_group_lines(), "", "keys and their defaults (KEY=VALUE):"]
-        lines += _key_lines(command.keys)
+        lines += _key_lines(command.keys, trains=name == "train")
     if command.options:
         lines += ["", "keys and their defaults (KEY=VALUE):"]
         lines += [f"  {f'{key}={default}':<12} {meaning}" for key, default, meaning in command.options]
@@ -119,14 +120,14 @@ def _group_lines() -> list[str]:
     return [f"  {group:<12} {', '.join(choices)}" for group, choices in groups().items()]
 
 
-def _key_lines(keys: tuple[str, ...]) -> list[str]:
+def _key_lines(keys: tuple[str, ...], trains: bool) -> list[str]:
     from acceerl.config import Config, to_dict
 
     lines = []
     for key, value in to_dict(Config()).items():
         if isinstance(value, dict) and key in keys:
             lines += [f"  {name}={_shown(default)}" for name, default in _flat(key, value)]
-        elif not isinstance(value, dict):
+        elif not isinstance(value, dict) and (trains or key not in _OF_TRAINING):
             lines.append(f"  {key}={_shown(value)}")
     return lines
 
@@ -161,8 +162,7 @@ class _Parser(argparse.ArgumentParser):
 def _check_words(name: str, parsed: argparse.Namespace) -> None:
     """Splits positional words from overrides or options and refuses what the command does not take."""
     command = COMMANDS[name]
-    parsed.options = {key: default for key, default, _ in command.options}
-    parsed.words = [word for word in parsed.words if not _took_option(word, parsed.options)]
+    parsed.options, parsed.words = _options(command, parsed.words)
     expected = command.words[: len(parsed.words)] if command.optional else command.words
     parsed.command, parsed.overrides = name, parsed.words[len(expected) :]
     parsed.words = parsed.words[: len(expected)]
@@ -179,12 +179,20 @@ def _check_words(name: str, parsed: argparse.Namespace) -> None:
         raise ValueError(f"{first} is no override: write KEY=VALUE (see acceerl {name} --help)")
 
 
-def _took_option(word: str, options: dict[str, str]) -> bool:
-    key, equals, value = word.partition("=")
-    if not equals or key not in options:
-        return False
-    options[key] = value
-    return True
+def _options(command: Command, words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of a command that is no job, and the words that are none of them."""
+    defaults = {key: default for key, default, _ in command.options}
+    given: dict[str, str] = {}
+    others = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in defaults:
+            others.append(word)
+        elif key in given:
+            raise ValueError(twice(key))
+        else:
+            given[key] = value
+    return defaults | given, others
 
 
 def _one_line(error: BaseException) -> int:
@@ -219,6 +227,8 @@ def _job(parsed: argparse.Namespace, overrides: list[str]) -> int:
 
     if parsed.multirun:
         raise ValueError(f"acceerl {parsed.command} takes no -m: only train sweeps")
+    if any(text.startswith("json=") for text in overrides):
+        raise ValueError(f"acceerl {parsed.command} writes no json=: leave it out (train, bench and doctor do)")
     config, resumed = prepare(parsed.command, overrides)
     if parsed.dry_run:
         print(f"{parsed.command} of {config.suite} in one process on this machine; no links")
@@ -276,6 +286,7 @@ def _bench_help(words: list[str]) -> str:
 
 _TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking",
              "placement", "slurm", "site")  # fmt: skip
+_OF_TRAINING = ("json", "schedule", "channels", "launch", "tracker")  # what no other job reads
 COMMANDS: dict[str, Command] = {
     "train": Command(
         "reinforcement learning: rollouts, inference and learner as processes of this machine or of a Slurm job",
@@ -290,9 +301,9 @@ COMMANDS: dict[str, Command] = {
         _plain_job, "acceerl collect env=tabletop collect.episodes=100 collect.to=data/spatial", ("collect",),
     ),
     "pretrain": Command(
-        "a starting policy (behaviour cloning) or a world model from HDF5 shards",
+        "a starting policy by behaviour cloning from HDF5 shards",
         _pretrain, "acceerl pretrain policy pretrain.data=data/spatial", ("pretrain",),
-        words=(("what", ("policy", "world_model")),),
+        words=(("what", ("policy",)),),
     ),
     "data": Command(
         "look at HDF5 trajectories, or check them (findings on stdout; exit code 1 when there are any)",

@@ -20,6 +20,8 @@ from typing import Literal
 
 import psutil
 
+from acceerl.runtime.jsonfile import json_file
+
 Level = Literal["ok", "info", "warn", "FAIL"]
 AT_A_TIME = 3
 
@@ -70,8 +72,11 @@ def command(words: Sequence[str], options: Mapping[str, str]) -> int:
 
 
 def doctor(runs: Path, json_path: str = "", checks: Sequence[Check] = CHECKS) -> int:
-    """Prints one line a check, in the order of the table. Returns 1 when something needed fails, else 0."""
-    findings = []
+    """Prints one line a check, in the order of the table. Returns 1 when something needed fails, else 0.
+
+    Raises ValueError, before the first check, when nothing can be written to `json_path`.
+    """
+    target, findings = json_file(json_path) if json_path else None, []
     for check, finding in examine(runs, checks):
         print(line(check, finding), flush=True)
         findings.append({"check": check.name, "needed_for": check.needed_for, **asdict(finding)})
@@ -79,9 +84,9 @@ def doctor(runs: Path, json_path: str = "", checks: Sequence[Check] = CHECKS) ->
     warned = sum(f["level"] == "warn" for f in findings)
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nnothing that is needed fails", end="")
     print(f"; warnings: {warned}" if warned else "", flush=True)
-    if json_path:
+    if target is not None:
         record = {"healthy": not failed, "host": os.uname().nodename, "checks": findings}
-        Path(json_path).write_text(json.dumps(record, indent=1) + "\n")
+        target.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if failed else 0
 
 

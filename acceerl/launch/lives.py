@@ -12,6 +12,7 @@ from acceerl.runtime.placement import Row
 from acceerl.runtime.stop import LOST
 
 LONGEST_BACKOFF = 60.0  # seconds
+USEFUL = 10.0  # seconds of a life, loading included; restarts after such lives cannot follow each other too fast
 GRACE = 3.0  # seconds in which the process that others have lost may show how it ended
 
 
@@ -43,7 +44,8 @@ class Child:
     started: float = 0.0  # time.monotonic()
     due: float = 0.0  # when to start next
     restarts: int = 0
-    failures: int = 0  # in a row, quickly; drives the backoff
+    failures: int = 0  # in a row, of lives shorter than the crash window; too many end the run
+    useless: int = 0  # in a row, of lives shorter than USEFUL; drives the backoff
     crashes: deque[float] = field(default_factory=deque)  # their times within the window
 
     @property
@@ -57,14 +59,19 @@ class Child:
     def crashed(self, rules: RestartRules) -> bool:
         """True after `crash_limit` crashes within `crash_window` seconds, or in a row of lives shorter than that."""
         now = time.monotonic()
-        self.failures = 1 if now - self.started > rules.crash_window else self.failures + 1
+        lived = now - self.started
+        self.failures = 1 if lived > rules.crash_window else self.failures + 1
+        self.useless = 0 if lived >= USEFUL else self.useless + 1
         self.crashes.append(now)
         while now - self.crashes[0] > rules.crash_window:
             self.crashes.popleft()
         return max(self.failures, len(self.crashes)) >= rules.crash_limit
 
     def backoff(self, rules: RestartRules) -> float:
-        return min(LONGEST_BACKOFF, rules.backoff * 2.0 ** min(self.failures - 1, 16))
+        """Seconds until the next life. None after one that was of use: whoever killed it cost it enough."""
+        if not self.useless:
+            return 0.0
+        return min(LONGEST_BACKOFF, rules.backoff * 2.0 ** min(self.useless - 1, 16))
 
     def again(self, after: float) -> None:
         self.restarts += 1

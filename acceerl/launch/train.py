@@ -20,6 +20,7 @@ from acceerl.launch.leader import ENDED, QUEUED, SignsOfLife, refuse_led, sole_l
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
 from acceerl.launch.supervisor import HERE, Place, supervise
 from acceerl.runtime import placement, trackers
+from acceerl.runtime.jsonfile import json_file
 from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
@@ -74,6 +75,8 @@ def train(config: Config, resumed: Run | None = None, place: Place = HERE, stop:
     """
     placement.rows(config)  # refuse what cannot work before anything is made
     trackers.check(config)
+    if config.json:
+        json_file(config.json)
     if config.channels == "mpi":
         find_mpiexec(config.site.mpiexec)
     run = resumed or Run.create(config)

@@ -31,9 +31,11 @@ class Vitals:
 
     def take(self, records: Mapping[Key, Record]) -> None:
         for key, record in records.items():
-            counted = record.counters.get("counters", {}).get(MAIN.get(record.role, ""))
+            counted = _counted(record)
+            if counted is None and record.role == "learner":  # ranks update together, and rank 0 counts for all
+                counted = _counted(records.get(("learner", 0)))
             if counted is not None:
-                self._note(key, record, float(counted))
+                self._note(key, record, counted)
 
     def _note(self, key: Key, record: Record, count: float) -> None:
         beats = self._beats.setdefault(key, deque())
@@ -53,6 +55,12 @@ class Vitals:
         ours = list(beats) if record and beats and beats[-1].incarnation == record.incarnation else []
         memory = record.counters.get("rss_mb") if record else None
         return {"rate": _rate(ours), "of": MAIN.get(key[0]), "waiting": _waiting(ours), "memory_mb": memory}
+
+
+def _counted(record: Record | None) -> float | None:
+    """What a living process has counted in this life; None before it counts."""
+    counted = record.counters.get("counters", {}).get(MAIN.get(record.role, "")) if record and record.alive else None
+    return None if counted is None else float(counted)
 
 
 def _rate(beats: Sequence[_Beat]) -> float | None:

@@ -182,13 +182,17 @@ def folded(processes: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
 
 
 def _together(role: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Rates and restarts summed, waiting shares averaged, the largest memory and the longest silence."""
+    """Rates and restarts summed, waiting shares averaged, the largest memory and the longest silence.
+
+    Learner ranks make their updates together, so theirs are not summed.
+    """
     whom = sorted({name for row in rows for name in row.get("waiting") or {}})
     rates, hosts = [row["rate"] for row in rows if row.get("rate") is not None], {row.get("host") for row in rows}
+    rate = (max if role == "learner" else sum)(rates) if rates else None
     return {
         "name": f"{role} x {len(rows)}", "state": "running", "pid": 0, "of": rows[0].get("of"),
         "host": hosts.pop() if len(hosts) == 1 else f"{len(hosts)} hosts",
-        "rate": sum(rates) if rates else None, "restarts": sum(row["restarts"] for row in rows),
+        "rate": rate, "restarts": sum(row["restarts"] for row in rows),
         "waiting": {w: sum((row.get("waiting") or {}).get(w, 0.0) for row in rows) / len(rows) for w in whom},
         "memory_mb": max((row.get("memory_mb") or 0.0 for row in rows), default=None),
         "age": max(row.get("age") or 0.0 for row in rows),

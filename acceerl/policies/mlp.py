@@ -31,6 +31,8 @@ class MlpPolicy(nn.Module):
     """
 
     kind = "mlp"
+    proprio_mean: Tensor
+    proprio_std: Tensor
 
     def __init__(self, spec: PolicySpec, hidden: Sequence[int] = (64, 64), seed: int = 0) -> None:
         super().__init__()
@@ -44,6 +46,9 @@ class MlpPolicy(nn.Module):
             self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((inputs, *hidden)))
             self.head = nn.Linear(hidden[-1], spec.chunk * spec.action_dim * spec.bins)
             self.value_head = nn.Linear(hidden[-1], 1)
+        self.dense = [p for layer in (*self.layers, self.head, self.value_head) for p in (layer.weight, layer.bias)]
+        self._at: list[int] = []
+        self._held: list[tuple[np.ndarray, np.ndarray]] = []
         self.register_buffer("proprio_mean", torch.zeros(spec.proprio))
         self.register_buffer("proprio_std", torch.ones(spec.proprio))
         self.seed(seed)
@@ -58,25 +63,51 @@ class MlpPolicy(nn.Module):
 
     def normalise_proprio(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Sets the scale of proprioception, float [P] each; call once, before training."""
-        self.get_buffer("proprio_mean").copy_(torch.as_tensor(mean))
-        self.get_buffer("proprio_std").copy_(torch.as_tensor(std))
+        self.proprio_mean.copy_(torch.as_tensor(mean))
+        self.proprio_std.copy_(torch.as_tensor(std))
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All parameters; those of the value head start with `value`."""
         return self.named_parameters()
 
-    @torch.inference_mode()
     def act(self, observations: ObservationBatch, greedy: bool | Sequence[bool]) -> ActionBatch:
-        """Chooses a chunk for each of N observations; `greedy` is one flag, or one a row.
+        """Chooses a chunk for each of N observations; `greedy` is one flag, or one a row."""
+        logits, values = (self._light if self.light else self._heavy)(observations)
+        logits -= logits.max(axis=-1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        tokens = self._choose(logits, greedy)
+        bins = self.spec.bins
+        chosen = logits.reshape(-1, bins)[np.arange(tokens.size), tokens.ravel()].reshape(tokens.shape)
+        return ActionBatch(tokens.astype(np.int16), chosen, centres(bins)[tokens], values)
 
-        The choice is made in numpy: for batches this small, torch's calls would cost more than the network.
-        """
-        logits, values = (x.cpu().numpy() for x in self._forward(observations))
-        logits = logits - logits.max(axis=-1, keepdims=True)
-        logp = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-        tokens = self._choose(logp, greedy)
-        chosen = np.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
-        return ActionBatch(tokens.astype(np.int16), chosen, centres(self.spec.bins)[tokens], values)
+    @torch.inference_mode()
+    def _heavy(self, observations: ObservationBatch) -> tuple[np.ndarray, np.ndarray]:
+        """`_forward` for a network whose numbers cost more than torch's calls, or on a GPU."""
+        logits, values = self._forward(observations)
+        return logits.cpu().numpy(), values.cpu().numpy()
+
+    def _light(self, observations: ObservationBatch) -> tuple[np.ndarray, np.ndarray]:
+        """The same for a small one: float32 [N, C, D, bins] and [N], by numpy on the parameters' own memory."""
+        *hidden, (head, head_bias), (value, value_bias) = self._views()
+        state = self._numbers(observations)
+        for weight, bias in hidden:
+            state = np.maximum(state @ weight + bias, 0.0)
+        spec = self.spec
+        logits = (state @ head + head_bias).reshape(-1, spec.chunk, spec.action_dim, spec.bins)
+        return logits, (state @ value + value_bias)[:, 0]
+
+    def _views(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Each layer's weight, [in, out], and bias: anew when a version has brought memory of its own."""
+        at = [parameter.data_ptr() for parameter in self.dense]
+        if at != self._at:
+            arrays = [parameter.detach().numpy().T for parameter in self.dense]
+            self._at, self._held = at, list(zip(arrays[::2], arrays[1::2], strict=True))
+        return self._held
+
+    @property
+    def light(self) -> bool:
+        """Would torch's calls cost more than the numbers of this network?"""
+        return self.dense[0].shape[1] < WIDE and self.dense[0].device.type == "cpu"
 
     def evaluate(self, observations: ObservationBatch, tokens: np.ndarray | Tensor) -> Evaluation:
         """One differentiable pass; see `protocols.Policy.evaluate`. The value never trains the layers below it."""
@@ -95,22 +126,20 @@ class MlpPolicy(nn.Module):
 
     def _forward(self, observations: ObservationBatch) -> tuple[Tensor, Tensor]:
         """Logits float32 [N, C, D, bins] and values float32 [N]."""
-        state = self._numbers(observations)
+        state = torch.from_numpy(self._numbers(observations)).to(self.dense[0].device)
         for layer in self.layers:
             state = F.relu(_dense(layer, state))
         spec = self.spec
         logits = self.head(state).view(-1, spec.chunk, spec.action_dim, spec.bins)
         return logits, self.value_head(state.detach())[:, 0]
 
-    def _numbers(self, observations: ObservationBatch) -> Tensor:
+    def _numbers(self, observations: ObservationBatch) -> np.ndarray:
         """All that is observed, float32 [N, inputs]."""
-        device = self.value_head.weight.device
-        proprio = torch.as_tensor(observations.proprio, device=device)
-        scaled = (proprio - self.get_buffer("proprio_mean")) / self.get_buffer("proprio_std")
+        mean, std = (scale.cpu().numpy() for scale in (self.proprio_mean, self.proprio_std))
+        scaled = (observations.proprio - mean) / std
         if not self.spec.cameras:
             return scaled
-        frames = [_flat(observations.images[camera], device) for camera in self.spec.cameras]
-        return torch.cat([*frames, scaled], dim=1)
+        return np.concatenate([*(_flat(observations.images[camera]) for camera in self.spec.cameras), scaled], axis=1)
 
 
 def _dense(layer: nn.Module, rows: Tensor) -> Tensor:
@@ -125,7 +154,7 @@ def _dense(layer: nn.Module, rows: Tensor) -> Tensor:
     return torch.addmm(layer.bias[:, None], layer.weight, rows.t()).t()
 
 
-def _flat(images: np.ndarray, device: torch.device) -> Tensor:
+def _flat(images: np.ndarray) -> np.ndarray:
     """[N, ...] of bytes or floats -> float32 [N, numbers]."""
-    flat = torch.from_numpy(images.reshape(len(images), -1)).to(device)
-    return flat.float() / 255 if flat.dtype == torch.uint8 else flat.float()
+    flat = images.reshape(len(images), -1)
+    return flat * np.float32(1 / 255) if flat.dtype == np.uint8 else flat.astype(np.float32, copy=False)

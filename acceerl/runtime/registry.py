@@ -65,7 +65,7 @@ class Registry:
 
     `host` is the address that clients connect to: the default serves one machine; give the node's name on a
     cluster. A process is gone when `gone` is called, when its line is closed for `grace_s`, when nothing was
-    heard for `silent_s`, or when a new incarnation announces itself.
+    heard for `silent_s` although this process listened, or when a new incarnation announces itself.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Registry:
         self._asked: dict[str, str] = {}  # what an operator asks of the supervisor, and who asked
         self._lines: dict[Key, _Line] = {}  # from here on: the loop's thread only
         self._friends: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._looked = self._awake = time.monotonic()  # when `_watch` last looked, and since when without a pause
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._failure = ""
@@ -268,8 +269,12 @@ class Registry:
                 self._lines[friend].push(event="gone", sender=[*key, incarnation], data=None)
 
     def _watch(self) -> None:
+        """Buries who was not heard of. After a pause of this process, SIGSTOP say, what they said waits unread."""
         now = time.monotonic()
+        if now - self._looked > self.silent_s / 2:
+            self._awake = now
+        self._looked = now
         for key, record in list(self._records.items()):
-            if record.alive and now - record.last_heard > self.silent_s:
+            if record.alive and now - max(record.last_heard, self._awake) > self.silent_s:
                 self._bury(key, record.incarnation)
         self._loop.call_later(1.0, self._watch)

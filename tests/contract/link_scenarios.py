@@ -9,18 +9,20 @@ from acceerl.channels.links import Ends
 from acceerl.types import Act, Assignment, Observation, Observed, Segment, Weights
 
 Play = Generator[None, None, None]
-IMAGE = np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3)
+SIDES = (48, 96, 320)  # pixels: a small message, one that may lie in lent memory, one that is announced otherwise
+IMAGES = [np.arange(side * side * 3, dtype=np.uint32).astype(np.uint8).reshape(side, side, 3) for side in SIDES]
 
 
 def observed(slot: int, seed: int) -> Observed:
-    image = IMAGE + np.uint8(seed % 256)
+    image = IMAGES[slot % len(IMAGES)] + np.uint8(seed % 256)
     return Observed(slot, Assignment(1, 2, seed), Observation({"front": image}, np.ones(8, np.float32), "stack"))
 
 
 def segment(episode: int, steps: int = 3) -> Segment:
     return Segment(
         assignment=Assignment(0, 1, 2), episode=episode, start=0, instruction="stack",
-        images={"front": np.full((steps + 1, 9, 9, 3), episode, np.uint8)}, proprio=np.ones((steps + 1, 8), np.float32),
+        images={"front": np.full((steps + 1, 90, 90, 3), episode, np.uint8)},
+        proprio=np.ones((steps + 1, 8), np.float32),
         tokens=np.ones((steps, 8, 7), np.int16), logp=np.ones((steps, 8, 7), np.float32),
         values=np.ones(steps, np.float32), rewards=np.ones(steps, np.float32), executed=np.full(steps, 8, np.int16),
         versions=np.ones(steps, np.int64), terminated=True, truncated=False,
@@ -73,7 +75,9 @@ def requests_inference(ends: Ends) -> Play:
         for peer, asked in (yield from until(serving.poll)):
             seed = asked.assignment.seed
             assert asked.observation.instruction == "stack"
-            np.testing.assert_array_equal(asked.observation.images["front"], IMAGE + np.uint8(seed % 256))
+            np.testing.assert_array_equal(
+                asked.observation.images["front"], observed(asked.slot, seed).observation.images["front"]
+            )
             serving.reply(peer, Act(asked.slot, np.full((8, 7), seed, np.float32), Assignment(3, 4, 5)))
             answered += 1
             peers.add(peer)

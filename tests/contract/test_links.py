@@ -27,18 +27,26 @@ def test_inline(name):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("name", "threads"),
-    [("requests", False), ("experience", True), ("reality", True), ("weights", False), ("weights", True)],
-)
-def test_mpi(name, threads, launch):  # noqa: F811
+    ("name", "threads", "near"),
+    [
+        ("requests", False, True), ("experience", True, True), ("reality", True, True),
+        ("requests", False, False), ("experience", True, False),
+        ("weights", False, True), ("weights", True, True), ("weights", False, False), ("weights", True, False),
+    ],
+)  # fmt: skip
+def test_mpi(name, threads, near, launch):  # noqa: F811
+    """`near`: both ends are on one machine and share memory; otherwise all goes over MPI, weights in pieces."""
     processes = [
         launch(
-            "scenario", role, 0, LINKS_OF[name], scenario=name, pumper=threads and role in ("learner", "world_model")
+            "scenario", role, 0, LINKS_OF[name], scenario=name, near=near,
+            pumper=threads and role in ("learner", "world_model"),
         )
         for role in SCENARIOS[name]
-    ]
+    ]  # fmt: skip
     for process in processes:
         process.must_end_well(20)
+    lent = [process.text.count("slots lent: 0") == 0 for process in processes]
+    assert any(lent) == (near and name != "weights"), "large messages took the other way"
 
 
 def test_inline_ends_are_links():

@@ -19,6 +19,18 @@ def counted(run: Path, role: str, index: int, name: str) -> float:
     return max((line["counters"].get(name, 0) for line in lines if "counters" in line), default=0)
 
 
+@pytest.mark.parametrize("schedule", ["sync", "sync_update"])
+def test_two_ranks_take_turns_with_inference(tmp_path: Path, schedule: str) -> None:
+    """A turn's segments go to both ranks, and the batch is what both hold together."""
+    world = ["env=latency", "+env.limit=40", "env.camera=32"]
+    keys = [*RANKS, "inference.instances=1", *world, f"schedule={schedule}", "learner.max_updates=4", "name=a"]
+    done = acceerl("train", *keys, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs/a"
+    assert status(run)["state"] == "done" and updates(run) == 4
+    assert not any(row["restarts"] for row in status(run)["processes"])
+
+
 def test_a_training_of_two_ranks_outlives_one_and_goes_on_with_one(tmp_path: Path) -> None:
     job = start("train", "name=a", *RANKS, cwd=tmp_path)
     run = tmp_path / "runs/a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def test_a_stopped_training_resumes_where_it_was(tmp_path: Path) -> None:
     assert len(events(run, "learner", "first_update")) == 1
 
 
+def in_run_directory(run: Path) -> set[str]:
+    """What lies there, but for files that are being written."""
+    return {path.name for path in run.iterdir() if not path.name.startswith(".")}
+
+
+def in_readme() -> set[str]:
+    """The words of its list of what a run directory holds."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    return set(re.split(r"[\s/]+", text.split("A run directory, `runs/NAME/`:", 1)[1].split("```")[1]))
+
+
 def test_an_operator_watches_lists_and_stops_a_run_that_then_resumes(tmp_path: Path) -> None:
     job = start("train", "name=a", *SMALL, cwd=tmp_path)
     run = tmp_path / "runs/a"
@@ -59,6 +71,7 @@ def test_an_operator_watches_lists_and_stops_a_run_that_then_resumes(tmp_path: P
     assert all(name in table.stdout for name in ("learner[0]", "inference[0]", "rollout[0]", "rollout[1]"))
     [line] = acceerl("ps", cwd=tmp_path).stdout.splitlines()[1:]
     assert line.split()[:2] == ["a", "running"] and line.rstrip().endswith(f":{job.pid}")
+    assert in_run_directory(run) <= in_readme()
     stopped = acceerl("stop", "runs/a", cwd=tmp_path)
     assert stopped.returncode == 0 and "stopped; last checkpoint: ckpt-" in stopped.stdout, stopped.stderr
     assert job.wait(60) == 75

@@ -13,6 +13,7 @@ from acceerl.channels import meeting
 from acceerl.channels.links import PeerLost
 from acceerl.channels.mpi import Endpoint
 from acceerl.channels.pumping import Idle
+from acceerl.channels.weights_reader import MpiReader
 from acceerl.runtime.registry import RegistryClient
 from acceerl.runtime.stop import Watchdog
 from acceerl.types import Act
@@ -20,12 +21,21 @@ from tests.contract.link_scenarios import SCENARIOS, observed
 
 
 def scenario(endpoint: Endpoint, options: dict) -> None:
+    """A play of the contract. `near=False`: everything goes over MPI, as if from another machine."""
+    readers: list[MpiReader] = []
+    if not endpoint.near:
+        endpoint.reader = lambda link: readers.append(Endpoint.reader(endpoint, link)) or readers[0]
     pumper = endpoint.start_pumper if options.get("pumper") else None
-    idle = Idle()
+    idle, lent = Idle(), 0
     for turn, _ in enumerate(SCENARIOS[options["scenario"]][endpoint.me.role](endpoint)):
         if turn == 0 and pumper:
             pumper()
-        idle.rest(False)
+        idle.looked(busy=False)
+        idle.rest()
+        lent = max(lent, *(len(c.lender.slots) for c in endpoint.connections if c.lender), 0, 0)
+    print("slots lent:", lent)
+    mapped = [end.mapped for end in (*readers, *(c.borrower for c in endpoint.connections)) if end.mapped]
+    assert endpoint.near or not mapped, "the memory of a peer that counts as far was mapped"
 
 
 def serve(endpoint: Endpoint, options: dict) -> None:
@@ -144,6 +154,7 @@ def main() -> None:
         spec=options.get("spec"),
         beat=watchdog.beat,
         silence_s=options.get("silence_s", 60),
+        near=options.get("near", True),
     )
     globals()[options["play"]](endpoint, options)
     endpoint.finish(0)

@@ -82,7 +82,14 @@ def test_a_mistake_is_one_line_that_names_it(text, expected):
     ("texts", "expected"),
     [
         (["channels=inline", "learner.ranks=2"], "channels=inline has one process: set learner.ranks=1"),
-        (["schedule=sync", "inference.instances=2"], "schedule=sync takes turns with one inference"),
+        (
+            ["schedule=sync", "inference.instances=2"],
+            "schedule=sync takes turns with one inference: set inference.inst",
+        ),
+        (
+            ["schedule=sync_update", "inference.instances=2"],
+            "schedule=sync_update takes turns .* set inference.instances=1",
+        ),
         (["channels=inline", "inference.instances=2"], "set inference.instances=1, or channels=mpi"),
         (["learner.ranks=2", "deadlines.collective=90"], "deadlines.collective=90 must be below deadlines.watchdog=90"),
     ],

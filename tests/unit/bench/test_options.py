@@ -48,6 +48,11 @@ def test_a_mistake_names_the_option(word: str, says: str):
     assert str(error.value) == says
 
 
+def test_an_option_is_given_once():
+    with pytest.raises(ValueError, match=r"^seconds is given twice: keep one seconds=$"):
+        parse(Options, "toy", ["seconds=2", "clients=3", "seconds=2"])
+
+
 def test_help_shows_defaults():
     lines = describe(Options)
     assert lines[0].split() == ["seconds=5.0", "how", "long"]

@@ -164,12 +164,13 @@ def test_idle_wakes_when_there_is_something_to_look_at():
     there, here = os.pipe()
     idle = Idle([there])
     idle.quiet = 1000
-    idle.rest(False)
+    idle.rest()
     assert idle.alarms == 0
     os.write(here, b"x")
     began = time.monotonic()
     for _ in range(20):  # a descriptor that is ready costs no wait
-        idle.rest(False, 10.0)
+        idle.looked(busy=False)
+        idle.rest(10.0)
     assert idle.alarms == 20 and time.monotonic() - began < 5.0
     os.close(there), os.close(here)
 
@@ -179,10 +180,23 @@ def test_idle_sleeps_although_a_descriptor_is_always_ready():
     os.write(here, b"x")
     idle, slept = Idle([there]), []
     for _ in range(FALSE_ALARMS + 2):
-        idle.rest(False)
+        idle.looked(busy=False)
+        idle.rest()
     idle._length = lambda: slept.append(1) or 0.0
-    idle.rest(False)
+    idle.rest()
     assert slept
-    idle.rest(True)
+    idle.looked(busy=True)
     assert idle.alarms == 0
+
+
+def test_idle_looks_once_in_vain_before_it_sleeps():
+    there, here = os.pipe()
+    idle = Idle([there])
+    os.write(here, b"x")
+    idle.looked(busy=True)
+    idle.rest()
+    assert idle.alarms == 0, "it waited for its descriptors right after a message"
+    idle.looked(busy=False)
+    idle.rest()
+    assert idle.alarms == 1
     os.close(there), os.close(here)

@@ -43,6 +43,14 @@ def test_train_help_lists_groups_and_keys_with_defaults(capsys):
     assert "collect.episodes" not in out
 
 
+def test_help_promises_nothing_that_a_command_does_not_do(capsys):
+    for name in ("evaluate", "collect", "pretrain"):
+        main([name, "--help"])
+        out = capsys.readouterr().out
+        for key in ("json=", "schedule=", "channels=", "launch=", "tracker=", "world"):
+            assert key not in out, (name, key)
+
+
 def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "rollout.processes=3", "--dry-run", "seed=1"]) == 0
@@ -76,8 +84,8 @@ def test_a_dry_run_of_a_cluster_prints_script_and_steps_and_asks_no_slurm(capsys
         (["train", "resume=/nowhere"], "/nowhere is no run directory: it has no config.yaml"),
         (["train", "-m", "resume=x"], "resume= continues one run: leave -m out"),
         (["evaluate", "-m"], "acceerl evaluate takes no -m"),
-        (["pretrain"], "give what as one of policy, world_model"),
-        (["pretrain", "other"], "other: give what as one of policy, world_model"),
+        (["pretrain"], "give what as one of policy"),
+        (["pretrain", "other"], "other: give what as one of policy"),
         (["data", "inspect"], "acceerl data: give PATH"),
         (["data", "inspect", "/nowhere.hdf5"], "/nowhere.hdf5: no such file or folder"),
         (["bench"], "give name as one of links, train, env, weights, store"),
@@ -86,6 +94,11 @@ def test_a_dry_run_of_a_cluster_prints_script_and_steps_and_asks_no_slurm(capsys
         (["bench", "links", "seconds=long"], "links's seconds must be a number, got 'long'"),
         (["bench", "links", "clients=0"], "links's clients must be at least 1, got 0"),
         (["bench", "links", "json=/nowhere/x.json"], "json=/nowhere/x.json: give a file in a folder that exists"),
+        (["doctor", "json=/nowhere/x.json"], "json=/nowhere/x.json: give a file in a folder that exists"),
+        (["evaluate", "json=x.json"], "acceerl evaluate writes no json=: leave it out"),
+        (["bench", "links", "clients=1", "clients=2"], "clients is given twice: keep one clients="),
+        (["bench", "links", "json=a.json", "json=b.json"], "json is given twice: keep one json="),
+        (["doctor", "runs=a", "runs=b"], "runs is given twice: keep one runs="),
         (["report", "/nowhere"], "/nowhere is no run directory"),
         (["watch"], "acceerl watch: give RUN (see acceerl watch --help)"),
         (["watch", "/nowhere"], "/nowhere is no run directory"),

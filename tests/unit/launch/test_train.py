@@ -49,6 +49,13 @@ def test_the_last_line_compares_before_and_after(flow, capsys, tmp_path):
     assert figures["train.success_after"] == 0.715
 
 
+def test_a_file_for_figures_that_cannot_be_is_refused_before_anything_is_made(flow, tmp_path):
+    with pytest.raises(ValueError, match="give a file in a folder that exists"):
+        train.train(flow.config(json=str(tmp_path / "nowhere" / "out.json")))
+    assert not flow.scored
+    assert not (tmp_path / "blue").exists()
+
+
 def test_a_stopped_run_says_how_to_go_on_and_resumes_without_scoring_before_again(flow, capsys, tmp_path):
     flow.codes = [STOPPED, DONE]
     assert train.train(flow.config()) == STOPPED

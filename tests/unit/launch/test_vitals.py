@@ -54,6 +54,39 @@ def test_what_is_not_running_has_no_rate():
     assert seen.row(KEY, None) == {"rate": None, "of": "env_steps", "waiting": {}, "memory_mb": None}
 
 
+def ranks(at, updates, life=1, alive=True):
+    """Rank 0 counts, rank 1 beats half a second later."""
+    first = Record("learner", 0, life, last_heartbeat=at, counters={"counters": updates}, alive=alive)
+    waiting = {"counters": {}, "waiting": {"batches": 0.5}, "rss_mb": 7.0}
+    return {
+        ("learner", 0): first,
+        ("learner", 1): Record("learner", 1, life, last_heartbeat=at + 0.5, counters=waiting),
+    }
+
+
+def test_every_learner_rank_has_the_rate_of_the_updates_that_all_make_together():
+    now, seen = time.time(), Vitals()
+    for at, updates in ((now - 10, 500), (now - 5, 510), (now - 0.5, 519)):
+        records = ranks(at, {"updates": updates})
+        seen.take(records)
+    rows = [seen.row(key, record) for key, record in records.items()]
+    assert [row["rate"] for row in rows] == [2.0, 2.0]
+    assert rows[1] == {"rate": 2.0, "of": "updates", "waiting": {"batches": 0.5}, "memory_mb": 7.0}
+
+
+def test_a_rank_does_not_count_what_the_life_before_of_rank_0_made():
+    now, seen = time.time(), Vitals()
+    seen.take(ranks(now - 3, {"updates": 500}))
+    for at, updates, alive in (
+        (now - 2, {"updates": 500}, False),
+        (now - 1, {}, True),
+        (now - 0.5, {"updates": 480}, True),
+    ):
+        records = ranks(at, updates, life=2, alive=alive)
+        seen.take(records)
+    assert seen.row(("learner", 1), records["learner", 1])["rate"] is None
+
+
 def test_a_learner_that_resumes_at_500_updates_has_not_made_them_now():
     now = time.time()
     fresh = Record("rollout", 0, 1, last_heartbeat=now - 1, counters={"counters": {}})

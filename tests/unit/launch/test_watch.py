@@ -131,6 +131,12 @@ def test_many_processes_share_rows_and_odd_ones_keep_theirs():
     assert (odd["name"], alone["name"]) == ("rollout[50]", "learner[0]")
 
 
+def test_learner_ranks_that_share_a_row_make_one_update_together():
+    rows = [process("learner", i, rate=0.9 + 0.01 * i, of="updates") for i in range(4)]
+    [together] = folded(rows, limit=2)
+    assert (together["name"], together["rate"]) == ("learner x 4", 0.93)
+
+
 def test_nothing_to_watch_is_one_line(run, capsys):
     assert main(["watch", str(run.path)]) == 2
     assert "has no status.json: no training has begun there" in capsys.readouterr().err

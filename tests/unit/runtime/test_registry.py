@@ -2,10 +2,13 @@
 
 import json
 import stat
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from acceerl.runtime import registry as registry_module
 from acceerl.runtime.registry import Registry, RegistryClient, RegistryRefused, RegistryTimeout
 
 
@@ -112,6 +115,41 @@ def test_a_closed_line_is_a_death_after_the_grace_time(join, registry):
     client.close()
     until(lambda: any(e.what == "gone" for e in server.events))
     assert not registry.processes()["rollout", 4].alive
+
+
+@pytest.fixture
+def pass_by(monkeypatch, registry):
+    """`pass_by(10, 10)`: so many seconds without a word, then a look, and again; all in the registry's thread."""
+    clock = SimpleNamespace(ahead=0.0, monotonic=lambda: time.monotonic() + clock.ahead, time=time.time)
+    monkeypatch.setattr(registry_module, "time", clock)
+
+    def looks(steps, done):
+        for seconds in steps:
+            clock.ahead += seconds
+            registry._watch()
+        done.set()
+
+    def wait_for_looks(*steps):
+        registry._soon(looks, steps, done := threading.Event())
+        assert done.wait(5)
+
+    return wait_for_looks
+
+
+@pytest.mark.parametrize(
+    ("steps", "alive"),
+    [
+        ([10.0] * 7, False),  # silent for longer than `silent_s`, and the registry listened
+        ([300.0], True),  # it was asleep itself
+        ([300.0, *[10.0] * 5], True),
+        ([300.0, *[10.0] * 7], False),
+    ],
+)
+def test_silence_counts_while_the_registry_is_awake(join, registry, pass_by, steps, alive):
+    client = join("rollout", 4)
+    client.announce()
+    pass_by(*steps)
+    assert registry.processes()["rollout", 4].alive is alive
 
 
 def test_the_keeper_reports_deaths(join, registry):
