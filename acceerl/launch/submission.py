@@ -10,6 +10,8 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,8 @@ def submit(folder: Path, text: str, function: Callable[[str], int], argument: st
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        job = Executor(folder, text).submit(function, argument)
+        with redirect_stderr(StringIO()):  # submitit shows sbatch's words as well
+            job = Executor(folder, text).submit(function, argument)
     except FailedJobError as error:
         words = [line for line in str(error).splitlines() if "error:" in line.lower()]
         said = (words or str(error).splitlines())[-1].removeprefix("sbatch: error: ").strip()

@@ -107,11 +107,12 @@ def test_the_batch_step_ends_with_the_functions_value_whatever_an_earlier_attemp
     assert job.exit_code() == 3
 
 
-def test_slurms_refusal_is_one_line(slurm, tmp_path):
+def test_slurms_refusal_is_one_line(slurm, tmp_path, capsys):
     slurm.says(sbatch=("sbatch: error: Batch job submission failed: Invalid account or account/partition", 1))
     with pytest.raises(ValueError, match=r"^Slurm refused the job: .*Invalid account") as error:
         submit(tmp_path / "folder", "#!/bin/bash\n", double, "run")
     assert "\n" not in str(error.value)
+    assert capsys.readouterr().err == ""
 
 
 def test_no_slurm_on_this_machine(monkeypatch, tmp_path):
