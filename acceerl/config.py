@@ -117,6 +117,56 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Which nodes hold which roles, and what a process may use there. Laptops need none of these numbers."""
+
+    kind: Literal["auto", "laptop", "one_node", "cluster", "cluster_homogeneous"] = "auto"  # with launch=slurm: cluster
+    gpu_nodes: int = 1  # for learner and inference
+    cpu_nodes: int = 1  # for rollouts and evaluators; cluster_homogeneous: 0 puts them on the GPU nodes
+    gpus: int = 1  # of each GPU node
+    learner_memory: int = 4_000  # MB a process
+    inference_memory: int = 3_000
+    rollout_memory: int = 2_000  # evaluators too
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """One training on a cluster."""
+
+    minutes: int = 240  # time limit of one attempt; a training that needs longer goes on in the next
+    wait: bool = False  # stay, show progress and end with the training's exit code
+    attempts: int = 3  # in a row that bring no new checkpoint end the training
+    start: float = 60.0  # seconds in which a keeper step must report
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """How a site calls one kind of node; empty: its default."""
+
+    partition: str = ""
+    constraint: str = ""
+    qos: str = ""
+    flags: list[str] = field(default_factory=list)  # further options of sbatch: ["--exclude=n7", "--licenses=a"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What differs between clusters; one YAML a site (configs/site/example.yaml explains each)."""
+
+    account: str = ""
+    cpu: Nodes = field(default_factory=Nodes)
+    gpu: Nodes = field(default_factory=Nodes)
+    gres: str = "gpu"  # or gpu:a100
+    setup: list[str] = field(default_factory=list)  # lines of shell before Python starts: module load ...
+    mpiexec: str = ""  # of an MPI with MPICH's ABI; empty: beside Python or in PATH
+    interface: str = ""  # network device for the links, as FI_TCP_IFACE
+    gl: Literal["osmesa", "egl"] = "osmesa"  # how rollouts draw on GPU nodes
+    het_steps: bool = True  # false: the site forbids steps in heterogeneous jobs
+    requeue: bool = True  # false: a training that is interrupted submits a successor
+    lead: int = 120  # seconds before the time limit at which the training is told
+
+
+@dataclass(frozen=True)
 class Collect:
     by: Literal["expert", "policy"] = "expert"
     expert: Plugin = field(default_factory=dict)  # the env's scripted expert, called with the env
@@ -159,8 +209,7 @@ class Config:
     json: str = ""  # where `acceerl train` writes its figures as JSON too
     schedule: Literal["async", "sync", "sync_update"] = "async"
     channels: Literal["mpi", "inline"] = "mpi"
-    launch: Literal["local"] = "local"
-    placement: Literal["laptop"] = "laptop"
+    launch: Literal["local", "slurm"] = "local"
     tracker: Literal["none", "wandb", "mlflow"] = "none"  # beside TensorBoard, which is always written
     env: Plugin = field(default_factory=dict)
     policy: Plugin = field(default_factory=dict)
@@ -173,6 +222,9 @@ class Config:
     deadlines: Deadlines = field(default_factory=Deadlines)
     supervisor: Supervisor = field(default_factory=Supervisor)
     tracking: Tracking = field(default_factory=Tracking)
+    placement: Placement = field(default_factory=Placement)
+    slurm: Slurm = field(default_factory=Slurm)
+    site: Site = field(default_factory=Site)
     collect: Collect = field(default_factory=Collect)
     pretrain: Pretrain = field(default_factory=Pretrain)
 
@@ -191,6 +243,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_inline(config)
     _check_ranks(config)
     _check_deadlines(config)
+    _check_cluster(config)
     return config
 
 
@@ -224,6 +277,8 @@ def _value(hint: Any, value: Any, key: str) -> Any:
         return _record(typing.cast(type, hint), value, f"{key}.")
     if typing.get_origin(hint) is Literal:
         return _choice(typing.get_args(hint), value, key)
+    if typing.get_origin(hint) is list:
+        return [_typed(str, text, f"{key}[{i}]") for i, text in enumerate(_typed(list, value, key))]
     if hint == Plugin or isinstance(hint, types.GenericAlias):
         return _typed(dict, value, key)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -237,7 +292,8 @@ def _choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
     return value
 
 
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a group of keys"}
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a group of keys",
+          list: "a list of texts"}  # fmt: skip
 
 
 def _typed(cls: type, value: Any, key: str) -> Any:
@@ -261,11 +317,14 @@ _AT_LEAST: dict[str, float] = {
     "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
     "supervisor.crash_limit": 1, "seed": 0, "algo.gamma": 0, "algo.lam": 0, "learner.max_updates": 1,
     "learner.warmup": 0, "learner.decay": 0, "learner.value_warmup": 0, "replay.max_uses": 0, "evaluator.videos": 0,
+    "placement.gpu_nodes": 1, "placement.cpu_nodes": 0, "placement.gpus": 0, "placement.learner_memory": 1,
+    "placement.inference_memory": 1, "placement.rollout_memory": 1, "slurm.minutes": 1, "slurm.attempts": 1,
+    "site.lead": 1,
 }  # fmt: skip
 _ABOVE_ZERO = (
     "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",
     "algo.sigma", "pretrain.lr", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog",
-    "deadlines.collective",
+    "deadlines.collective", "slurm.start",
 )  # fmt: skip
 
 
@@ -320,6 +379,28 @@ def _check_deadlines(config: Config) -> None:
     if config.learner.ranks > 1 and deadlines.collective >= deadlines.watchdog:
         raise ValueError(
             f"deadlines.collective={deadlines.collective:g} must be below deadlines.watchdog={deadlines.watchdog:g}"
+        )
+
+
+def _check_cluster(config: Config) -> None:
+    """What no cluster could do; what this one cannot is found out at submission."""
+    if config.launch != "slurm":
+        return
+    if config.channels == "inline":
+        raise ValueError("channels=inline is one process on this machine: use launch=local")
+    kind = config.placement.kind
+    if kind == "laptop":
+        raise ValueError("placement=laptop is this machine: choose one_node, cluster or cluster_homogeneous")
+    if kind in ("auto", "cluster") and not config.site.het_steps:
+        raise ValueError(f"placement={kind} needs heterogeneous steps, which this site forbids (site.het_steps=false): "
+                         "use placement=cluster_homogeneous")  # fmt: skip
+    if kind in ("auto", "cluster") and not config.placement.cpu_nodes:
+        raise ValueError(f"placement.cpu_nodes=0 leaves the rollouts of placement={kind} without a node: raise it")
+    least = config.site.lead + 60 + config.learner.checkpoint_every  # Slurm may signal a minute early
+    if 60 * config.slurm.minutes <= least:
+        raise ValueError(
+            f"slurm.minutes={config.slurm.minutes} is over before the first checkpoint: it must exceed "
+            f"site.lead + 60 s + learner.checkpoint_every = {least:g} s"
         )
 
 

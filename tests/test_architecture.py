@@ -46,7 +46,7 @@ DOORS = {
     "bddl": "envs/*",
     "gymnasium": "envs/*",
     "transformers": "policies/*",
-    "submitit": "launch/*",
+    "submitit": "launch/submission.py",
     "hydra": "launch/*",
     "omegaconf": "launch/*",
     "wandb": "runtime/trackers.py",

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,10 +126,18 @@ def _key_lines(keys: tuple[str, ...], trains: bool) -> list[str]:
     lines = []
     for key, value in to_dict(Config()).items():
         if isinstance(value, dict) and key in keys:
-            lines += [f"  {key}.{name}={_shown(default)}" for name, default in value.items()]
+            lines += [f"  {name}={_shown(default)}" for name, default in _flat(key, value)]
         elif not isinstance(value, dict) and (trains or key not in _OF_TRAINING):
             lines.append(f"  {key}={_shown(value)}")
     return lines
+
+
+def _flat(prefix: str, record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}.{name}", value)
+        else:
+            yield f"{prefix}.{name}", value
 
 
 def _shown(value: Any) -> str:
@@ -201,9 +209,9 @@ def _train(parsed: argparse.Namespace) -> int:
     if parsed.multirun:
         if any(text.startswith("resume=") for text in parsed.overrides):
             raise ValueError("resume= continues one run: leave -m out")
-        return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.train)
+        return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.start)
     config, resumed = train.prepare("train", parsed.overrides)
-    return _dry_train(config) if parsed.dry_run else train.train(config, resumed)
+    return _dry_train(config) if parsed.dry_run else train.start(config, resumed)
 
 
 def _dry_train(config: Any) -> int:
@@ -276,11 +284,12 @@ def _bench_help(words: list[str]) -> str:
     return "\n".join([command_help("bench"), "", "benches (each has a --help of its own):", *catalogue.overview()])
 
 
-_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking")
-_OF_TRAINING = ("json", "schedule", "channels", "launch", "placement", "tracker")  # what no other job reads
+_TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking",
+             "placement", "slurm", "site")  # fmt: skip
+_OF_TRAINING = ("json", "schedule", "channels", "launch", "tracker")  # what no other job reads
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        "reinforcement learning: rollouts, inference and learner as processes of this machine",
+        "reinforcement learning: rollouts, inference and learner as processes of this machine or of a Slurm job",
         _train, "acceerl train experiment=tabletop_spatial", _TRAINING,
     ),
     "evaluate": Command(

@@ -1,51 +1,38 @@
-"""Starts, watches and restarts the processes of role groups on one machine. The supervisor decides, a keeper does.
+"""Decides what follows the end of a process: done, asked to stop, again after a backoff, or a crash loop.
 
-Each process runs under its own `mpiexec -bootstrap fork -n 1`, so that PMI does not matter and one death touches
-nobody else. Ending is by process id only, and nothing survives the keeper.
+The supervisor asks, a keeper decides, its hands (machine.py here, steps.py on a cluster's nodes) do.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import psutil
 
 from acceerl.config import Supervisor as RestartRules
 from acceerl.launch.lives import Child, Exit, Fall
-from acceerl.runtime.mpiexec import tethered, under_mpiexec
+from acceerl.launch.machine import End, Frozen, Hands
 from acceerl.runtime.placement import Row
 from acceerl.runtime.rundir import Run
-from acceerl.runtime.stop import DONE, KEEPER, STOPPED
-
-Command = Callable[[str, int], list[str]]  # role, index -> argv
-LIFE = "--- acceerl starts"  # opens the part of a log that belongs to one life of a process
+from acceerl.runtime.stop import DONE, STOPPED
 
 
 class Keeper:
     """The processes of `rows`. Call `poll` a few times a second; it starts what is due and tells what ended."""
 
-    def __init__(
-        self, run: Run, attempt: int, rows: Sequence[Row], rules: RestartRules, command: Command | None = None
-    ) -> None:
-        self.run, self.attempt, self.rules = run, attempt, rules
-        self.command = command or process_command(run)
+    def __init__(self, run: Run, attempt: int, rows: Sequence[Row], rules: RestartRules, hands: Hands) -> None:
+        self.run, self.attempt, self.rules, self.hands = run, attempt, rules, hands
         self.closing = False  # True: whoever ends now is not started again
         self.falls: dict[str, Fall] = {}  # by role: rows that live together and of which one process has died
         self.children = {(row.role, i): Child(row, i) for row in rows for i in range(row.count)}
 
     def poll(self) -> list[Exit]:
         """Starts what is due; returns the processes that have ended since the last call."""
-        exits = [exit for child, code in self._codes() for exit in self._ended(child, code)]
+        exits = [exit for end in self.hands.ends() for exit in self._ended(end)]
         exits += [exit for fall in list(self.falls.values()) for exit in self._fallen(fall)]
         for child in self.children.values():
-            if not (self.closing or child.running) and time.monotonic() >= child.due:
+            due = time.monotonic() >= child.due and not (self.closing or child.running)
+            if due and self.hands.ready(child.key):
                 self._start(child)
         return exits
 
@@ -57,74 +44,37 @@ class Keeper:
         self.closing = True
 
     def kill(self, child: Child) -> None:
-        """SIGKILL to the process, and to mpiexec and its proxy around it, by id."""
-        if child.popen is not None:
-            for process in reversed(_family(child.popen.pid)):
-                _kill(process)
+        child.killed = time.monotonic()
+        self.hands.kill(child.key)
 
     def kill_all(self, deadline: float = 10.0) -> None:
         """Kills what still runs and waits until the ids are free again (at most `deadline` seconds)."""
         self.no_more_starts()
-        children = self.running
-        for child in children:
-            self.kill(child)
-        until = time.monotonic() + deadline
-        for child in children:
-            self._reap(child, until)
+        running = self.running
+        self.hands.close([child.key for child in running], deadline)
+        for child in running:
+            child.running = False
 
     def pid(self, child: Child) -> int:
         """The role's own process: the innermost one, below mpiexec and its proxy. 0 when it does not run."""
-        return _family(child.popen.pid)[-1].pid if child.popen and psutil.pid_exists(child.popen.pid) else 0
+        return self.hands.pid(child.key)
 
-    def stopped(self, child: Child, pid: int) -> psutil.Process | None:
-        """The mpiexec or proxy around a role's own process `pid` that SIGSTOP has stopped.
-
-        It silences nobody, so no heartbeat tells; but it would never tell of its process' death either.
-        """
-        try:
-            above = psutil.Process(pid).parents()
-            around = [p for p in above if child.popen and (p.pid == child.popen.pid or p.ppid() == child.popen.pid)]
-            return next((p for p in around if p.status() == psutil.STATUS_STOPPED), None)
-        except psutil.NoSuchProcess:
-            return None
+    def frozen(self, child: Child) -> Frozen | None:
+        return self.hands.frozen(child.key)
 
     def log(self, child: Child) -> Path:
         return self.run.log(self.attempt, *child.key)
 
-    def _reap(self, child: Child, until: float) -> None:
-        assert child.popen is not None
-        try:
-            child.popen.wait(timeout=max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:  # in the kernel, say on a dead file server: nobody can end it
-            print(f"acceerl: keeper waited in vain for {child.name} (process {child.popen.pid})", file=sys.stderr)
-        child.popen = None
-
-    def _codes(self) -> Iterator[tuple[Child, int]]:
-        for child in self.children.values():
-            if child.popen is not None and (code := child.popen.poll()) is not None:
-                yield child, code
-
     def _start(self, child: Child) -> None:
-        environment = child.row.environment(dict(os.environ))
-        environment |= {KEEPER: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-        path = self.log(child)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as log:
-            log.write(f"{LIFE} {child.name}, life {child.restarts + 1}, "
-                      f"at {time.strftime('%H:%M:%S')}\n".encode())  # fmt: skip
-            log.flush()
-            child.popen = subprocess.Popen(
-                tethered(self.command(*child.key)),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=environment, start_new_session=True,
-            )  # fmt: skip
-        child.started, child.due = time.monotonic(), float("inf")
+        child.running, child.started, child.due, child.killed = True, time.monotonic(), float("inf"), 0.0
+        self.hands.start(child.key, child.row, child.restarts + 1)
 
-    def _ended(self, child: Child, code: int) -> Iterator[Exit]:
-        """Books an end and decides what follows: done, asked to stop, again after a backoff, or a crash loop."""
-        child.popen = None
-        text = _describe(code, self.log(child))
-        if code == STOPPED or (code == DONE and child.row.role == "learner"):
+    def _ended(self, end: End) -> Iterator[Exit]:
+        child, code, text = self.children[end.key], end.code, end.text
+        child.running = False
+        if end.why:
+            yield Exit(*child.key, code, text, hopeless=True, why=end.why)
+        elif code == STOPPED or (code == DONE and child.row.role == "learner"):
             yield Exit(*child.key, code, text)
         elif child.row.together and not self.closing:  # what follows is decided when all of the row are down
             self.falls.setdefault(child.row.role, Fall(child.row.role)).book(child, code, text)
@@ -150,50 +100,3 @@ class Keeper:
         for child in () if hopeless else row:
             child.again(culprit.backoff(self.rules))
         yield from fall.exits(hopeless)
-
-
-def process_command(run: Run) -> Command:
-    """The real thing: `mpiexec -bootstrap fork -n 1 python -m acceerl.jobs.process RUN ROLE INDEX`."""
-
-    def command(role: str, index: int) -> list[str]:
-        return under_mpiexec([sys.executable, "-m", "acceerl.jobs.process", str(run.path), role, str(index)])
-
-    return command
-
-
-def last_lines(log: Path, count: int = 20) -> list[str]:
-    """The end of a log: of its process' last life only, without the banner that mpiexec draws around a death."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 65536))
-        text = file.read().decode(errors="replace")
-    this_life = text.rsplit(f"{LIFE} ", 1)[-1].partition("\n")[2]
-    before_banner = re.split(r"\n=+\n=   BAD TERMINATION", this_life)[0]
-    return before_banner.strip().splitlines()[-count:]
-
-
-def _describe(code: int, log: Path) -> str:
-    """mpiexec reports a signal as a small exit code and names it in its banner, which stands in the log."""
-    if code < 0:
-        return f"{signal.strsignal(-code)} (signal {-code})"
-    if code >= signal.NSIG:
-        return f"exit code {code}"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 1024))
-        banner = re.search(rb"EXIT STRING: (.+ \(signal \d+\))", file.read())
-    return banner.group(1).decode() if banner else f"exit code {code}"
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """A process and all below it, parents first; empty when it has ended."""
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -26,6 +26,7 @@ from acceerl.runtime.stop import DONE, STOPPED
 FAILED = 1
 ENDED = {"done": DONE, "stopped": STOPPED, "failed": FAILED}  # state -> exit code
 LED = ("starting", "scoring", "running", "draining")
+QUEUED = "queued"  # led by nobody yet: its Slurm job waits, for the first time or between two attempts
 STALE_S = 60.0  # a leader renews its status every few seconds; the rest is for slow file servers and skewed clocks
 RENEW_S = 5.0
 
@@ -77,19 +78,33 @@ def refuse_led(run: Run) -> None:
 
 
 @contextmanager
-def sole_leader(run: Run) -> Iterator[None]:
+def sole_leader(run: Run, patience: float = 0.0) -> Iterator[None]:
     """Holds RUN/lock. The kernel gives it back when this process ends, in whatever way.
 
-    Raises ValueError when another process holds it. File systems without locks are left to `refuse_led`.
+    Raises ValueError when another process holds it for `patience` seconds: a file server may keep the lock of a
+    node that died. File systems without locks are left to `refuse_led`.
     """
+    deadline = time.monotonic() + patience
     with run.lock_file.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(_busy(run, run.status())) from error
-        except OSError:  # no locks here; the status still tells
-            refuse_led(run)
+        while not _locked(file, run, last=time.monotonic() >= deadline):
+            time.sleep(0.5)
         yield
+
+
+def _locked(file: IO[str], run: Run, last: bool) -> bool:
+    """False: try again. Raises ValueError at the `last` try."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if last:
+            raise ValueError(_busy(run, run.status())) from error
+        return False
+    except OSError:  # no locks here; the status still tells
+        if last or not is_led(run.status()):
+            refuse_led(run)
+            return True
+        return False
+    return True
 
 
 def _busy(run: Run, status: dict[str, Any]) -> str:

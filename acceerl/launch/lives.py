@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ class Exit:
     text: str  # "exit code 1", "Killed (signal 9)"
     again: bool = False
     hopeless: bool = False  # a crash loop
+    why: str = ""  # it could not even be tried any more
 
     @property
     def name(self) -> str:
@@ -39,7 +39,8 @@ class Child:
 
     row: Row
     index: int
-    popen: subprocess.Popen[bytes] | None = None
+    running: bool = False
+    killed: float = 0.0  # when this life was last ordered to end; on another node that takes a moment
     started: float = 0.0  # time.monotonic()
     due: float = 0.0  # when to start next
     restarts: int = 0
@@ -54,10 +55,6 @@ class Child:
     @property
     def name(self) -> str:
         return f"{self.row.role}[{self.index}]"
-
-    @property
-    def running(self) -> bool:
-        return self.popen is not None
 
     def crashed(self, rules: RestartRules) -> bool:
         """True after `crash_limit` crashes within `crash_window` seconds, or in a row of lives shorter than that."""

@@ -6,17 +6,18 @@ The supervisor holds the registry, tells its keeper what to do about every death
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from acceerl.config import Config
-from acceerl.launch.keeper import Command, Keeper, last_lines
+from acceerl.launch.keeper import Keeper
 from acceerl.launch.leader import FAILED, whoami
 from acceerl.launch.lives import Child, Exit
+from acceerl.launch.machine import Command, Hands, Machine, last_lines, process_command
 from acceerl.launch.progress import Key, Progress, Totals, scalars
 from acceerl.launch.vitals import Vitals
 from acceerl.runtime.metrics import TensorBoard
@@ -27,21 +28,37 @@ from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 from acceerl.runtime.trackers import Tracking
 
 TICK = 0.1  # seconds between two looks at the processes
+DYING_S = 10.0  # that a killed process of another node may take to be reported, before it is killed again
 STATUS_EVERY = 2.0
 STOPPED_EVERY = 1.0  # seconds between two looks for processes that SIGSTOP has stopped
 SCALARS_EVERY = 10.0
 
 
+def _here(run: Run, config: Config, attempt: int, command: Command | None) -> Hands:
+    return Machine(run, attempt, command or process_command(run, config.site.mpiexec))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a supervisor's processes run: the address at which they reach it, and the hands that hold them."""
+
+    address: str
+    hands: Callable[[Run, Config, int, Command | None], Hands]
+
+
+HERE = Place("127.0.0.1", _here)
+
+
 def supervise(
     run: Run, config: Config, on_progress: Callable[[Progress], None],
-    *, command: Command | None = None, stop: StopFlag | None = None,
+    *, command: Command | None = None, stop: StopFlag | None = None, place: Place = HERE,
 ) -> int:  # fmt: skip
-    """Runs one attempt of a training with all its processes on this machine.
+    """Runs one attempt of a training with all its processes, on this machine or wherever `place` starts them.
 
     Returns 0 when the learner is done, 75 when a signal (TERM, USR2, INT) asked to stop, 1 after a crash loop.
     No process outlives this call. `command` replaces the real processes in tests. Main thread only.
     """
-    supervisor = Supervisor(run, config, on_progress, command, stop or StopFlag().install())
+    supervisor = Supervisor(run, config, on_progress, command, stop or StopFlag().install(), place)
     try:
         return supervisor.lead()
     finally:
@@ -52,15 +69,17 @@ class Supervisor:
     """One attempt. States: starting -> running -> draining -> done, stopped or failed."""
 
     def __init__(
-        self, run: Run, config: Config, on_progress: Callable[[Progress], None], command: Command | None, stop: StopFlag
-    ) -> None:
+        self, run: Run, config: Config, on_progress: Callable[[Progress], None], command: Command | None,
+        stop: StopFlag, place: Place = HERE,
+    ) -> None:  # fmt: skip
         self.run, self.config, self.stop = run, config, stop
         self.on_progress = on_progress
         placement = rows(config)
         self.totals = Totals(run.status().get("counters", {}))
         self.attempt = run.begin_attempt()
-        self.keeper = Keeper(run, self.attempt, placement, config.supervisor, command)
-        self.registry = Registry(run.path)
+        self.registry = Registry(run.path, host=place.address)
+        hands = place.hands(run, config, self.attempt, command)
+        self.keeper = Keeper(run, self.attempt, placement, config.supervisor, hands)
         self.vitals = Vitals()
         self.tensorboard = TensorBoard(run.tensorboard)
         self.tracking = Tracking(run, config)
@@ -134,10 +153,10 @@ class Supervisor:
         child = self.keeper.children[exit.role, exit.index]
         rules, log = self.config.supervisor, self.keeper.log(child)
         what = f"{exit.name} crashed {len(child.crashes)} times within {rules.crash_window:g} s, last with {exit.text}"
-        words = last_lines(log)
+        what, words = (exit.why, []) if exit.why else (what, last_lines(log))
         self.error = ": ".join([what, *words[-1:]])
-        _say("\n  ".join([f"error: {what}; its last lines ({log}):", *words]))
-        self._drain(FAILED, f"{exit.name} crashed again and again")
+        _say("\n  ".join([f"error: {what}" + (f"; its last lines ({log}):" if words else ""), *words]))
+        self._drain(FAILED, exit.why or f"{exit.name} crashed again and again")
 
     def _replace_silent(self) -> None:
         """Kills processes that the registry has not heard of for too long; their keeper starts them again.
@@ -152,7 +171,7 @@ class Supervisor:
         records = self.registry.processes()
         for child in self.keeper.running:
             silent, limit = self._silence(child, records.get(child.key))
-            if silent > limit:
+            if silent > limit and now - child.killed > DYING_S:
                 name = f"{child.name} (process {self.keeper.pid(child)})"
                 _say(f"supervisor waited {silent:.0f} s for a life sign of {name}: killing it (deadlines.heartbeat)")
                 self.keeper.kill(child)
@@ -169,13 +188,12 @@ class Supervisor:
         limit, now, before, self._stopped = self.config.deadlines.heartbeat, time.monotonic(), self._stopped, {}
         records = self.registry.processes()
         for child in self.keeper.running:
-            record = records.get(child.key)
-            frozen = self.keeper.stopped(child, record.pid) if record else None
+            frozen = self.keeper.frozen(child) if child.key in records else None
             if frozen is None:
                 continue
             since = self._stopped[frozen.pid] = before.get(frozen.pid, now)
-            if now - since > limit:
-                _say(f"{frozen.name()} (process {frozen.pid}) around {child.name} has been stopped for "
+            if now - since > limit and now - child.killed > DYING_S:
+                _say(f"{frozen.name} (process {frozen.pid}) around {child.name} has been stopped for "
                      f"{now - since:.0f} s: killing both (deadlines.heartbeat)")  # fmt: skip
                 self.keeper.kill(child)
 
@@ -226,7 +244,7 @@ class Supervisor:
             "role": child.row.role,
             "index": child.index,
             "pid": record.pid if announced and record else 0,
-            "host": record.host if announced and record else socket.gethostname(),
+            "host": self.keeper.hands.where(child.key),
             "running": child.running,
             "state": self._state_of(child, bool(announced)),
             "restarts": child.restarts,
@@ -237,6 +255,8 @@ class Supervisor:
     def _state_of(self, child: Child, announced: bool) -> str:
         if child.running:
             return "running" if announced else "starting"
+        if self.keeper.hands.lost(child.key):
+            return "lost"
         return "ended" if self.keeper.closing or child.due == float("inf") else "restarting"
 
     def _last_checkpoint(self) -> str:

@@ -16,26 +16,32 @@ from acceerl.channels.links import LINKS
 from acceerl.config import Config
 from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
 from acceerl.launch.compose import compose, override
-from acceerl.launch.leader import ENDED, SignsOfLife, refuse_led, sole_leader
+from acceerl.launch.leader import ENDED, QUEUED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
-from acceerl.launch.supervisor import supervise
+from acceerl.launch.supervisor import HERE, Place, supervise
 from acceerl.runtime import placement, trackers
 from acceerl.runtime.jsonfile import json_file
 from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 
+REQUEUED_S = 120.0  # seconds that an attempt may wait for the lock of the one before it, whose node was lost
+
 
 def prepare(job: str, overrides: Sequence[str]) -> tuple[Config, Run | None]:
     """The configuration, and with `resume=RUN` the run that it continues (whose own configuration it then is).
 
-    Raises FileNotFoundError for a run that is not there, ValueError for one that is still running.
+    Raises FileNotFoundError for a run that is not there, ValueError for one that still runs or waits in a queue.
     """
     resumed = [text.removeprefix("resume=") for text in overrides if text.startswith("resume=")]
     if not resumed or not resumed[-1]:
         return compose(job, overrides), None
     run = Run.open(resumed[-1])
     refuse_led(run)
+    if run.status().get("state") == QUEUED:
+        from acceerl.launch.slurm import refuse_queued  # loads submitit
+
+        refuse_queued(run)
     return override(run.config(), [text for text in overrides if not text.startswith("resume=")]), run
 
 
@@ -48,23 +54,47 @@ def open_run(config: Config, resumed: Run | None) -> Run:
     return run
 
 
-def train(config: Config, resumed: Run | None = None) -> int:
-    """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash."""
+def start(config: Config, resumed: Run | None = None) -> int:
+    """`acceerl train`: here, or with launch=slurm as a job (then 0 says that it is submitted)."""
+    if config.launch == "local":
+        _refuse_cluster(config)
+        return train(config, resumed)
+    from acceerl.launch import slurm  # loads submitit
+
+    trackers.check(config)
+    slurm.check(config)
+    run = resumed or Run.create(config)
+    with run.given_back_unless_begun():
+        return slurm.train(config, open_run(config, run))
+
+
+def train(config: Config, resumed: Run | None = None, place: Place = HERE, stop: StopFlag | None = None) -> int:
+    """Returns 0 when the training is done, 75 when it was asked to stop (resume=RUN continues), 1 after a crash.
+
+    `place` is where its processes run; `stop` takes the place of signal handlers of its own.
+    """
     placement.rows(config)  # refuse what cannot work before anything is made
     trackers.check(config)
     if config.json:
         json_file(config.json)
     if config.channels == "mpi":
-        find_mpiexec()
+        find_mpiexec(config.site.mpiexec)
     run = resumed or Run.create(config)
-    with sole_leader(run), run.given_back_unless_begun():
-        return _lead(config, open_run(config, run))
+    patience = 0.0 if place is HERE else REQUEUED_S
+    with sole_leader(run, patience), run.given_back_unless_begun():
+        return _lead(config, open_run(config, run), place, stop)
 
 
-def _lead(config: Config, run: Run) -> int:
+def _refuse_cluster(config: Config) -> None:
+    kind = config.placement.kind
+    if kind not in ("auto", "laptop"):
+        raise ValueError(f"placement={kind} is for a cluster: add launch=slurm, or use placement=laptop")
+
+
+def _lead(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
     """From the first score to the last; status.json tells of each step."""
     _prepare(config, run)
-    code = _serial(config, run) if config.channels == "inline" else _supervised(config, run)
+    code = _serial(config, run) if config.channels == "inline" else _supervised(config, run, place, stop)
     if code == STOPPED:
         print(f"stopped; to continue: acceerl train resume={_short(run.path)}", flush=True)
     if code != DONE:
@@ -94,7 +124,12 @@ def describe(config: Config) -> str:
     rows = [(link, _present(link.senders, roles), _present(link.receivers, roles)) for link in LINKS.values()]
     lines = [f"{link.name:<15} {a} -> {b}  (when full: {link.when_full})" for link, a, b in rows if a and b]
     head = f"{config.schedule} training of {config.suite}, channels={config.channels}, launch={config.launch}"
-    return "\n".join([head, "", placement.table(config), "", *lines])
+    lines = [head, "", placement.table(config), "", *lines]
+    if config.launch == "slurm":
+        from acceerl.launch import slurm  # loads submitit
+
+        lines += ["", slurm.describe(config)]
+    return "\n".join(lines)
 
 
 def _present(ends: Sequence[str], roles: Container[str]) -> str:
@@ -130,9 +165,9 @@ def _score_once(config: Config, run: Run, label: str, weights: Path | None) -> N
         run.write_score(label, score(config, run, weights, label))
 
 
-def _supervised(config: Config, run: Run) -> int:
+def _supervised(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
     with TerminalLine() if sys.stderr.isatty() else LogLines() as show:
-        return supervise(run, config, show)
+        return supervise(run, config, show, stop=stop, place=place)
 
 
 def _serial(config: Config, run: Run) -> int:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from acceerl.launch.leader import ENDED, FAILED, LED, age, state_of
+from acceerl.launch.leader import ENDED, FAILED, LED, QUEUED, age, state_of
 from acceerl.runtime.rundir import Run
 
 WIDE = 100  # columns from which on the host gets a column of its own
@@ -85,7 +85,7 @@ def _print_tables(run: Run, path: Path, every: float, once: bool, screen: Consol
 def exit_code(status: dict[str, Any]) -> int | None:
     """None while the run goes on."""
     state = state_of(status)
-    return None if state in LED else ENDED.get(state, FAILED)
+    return None if state in (*LED, QUEUED) else ENDED.get(state, FAILED)
 
 
 def view(path: Path, status: dict[str, Any], screen: Console) -> RenderableType:

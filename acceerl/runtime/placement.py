@@ -14,6 +14,7 @@ from acceerl.config import Config
 
 MPI_ENV = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}  # other settings crash at Accept or Connect
 GL_ENV = {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa"}
+EGL_ENV = {"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "egl"}
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,21 @@ class Row:
 
 
 def rows(config: Config) -> tuple[Row, ...]:
-    """The placement of a training on this machine.
+    """The role groups of a training, on this machine or on a cluster.
 
     Raises ValueError, naming the row and the key, for one that cannot work.
     """
     ranks = config.learner.ranks
-    sim = {**MPI_ENV, **GL_ENV, "LP_NUM_THREADS": "0"}  # Mesa's worker threads cost more than small images gain
+    mpi = {**MPI_ENV, **({"FI_TCP_IFACE": config.site.interface} if config.site.interface else {})}
+    sim = {**mpi, **GL_ENV, "LP_NUM_THREADS": "0"}  # Mesa's worker threads cost more than small images gain
     table = (
-        Row("learner", ranks, config.learner.threads, config.learner.device, MPI_ENV, together=ranks > 1),
-        Row("inference", _instances(config), config.inference.threads, config.inference.device, MPI_ENV),
+        Row("learner", ranks, config.learner.threads, config.learner.device, mpi, together=ranks > 1),
+        Row("inference", _instances(config), config.inference.threads, config.inference.device, mpi),
         Row("rollout", config.rollout.processes, 1, defaults=sim),
         Row("evaluator", config.evaluator.processes, 1, defaults=sim),
     )
-    for check in (_feeds_every_inference, _threads_fit, _devices_exist):
+    here = (_threads_fit, _gpu_is_here) if config.launch == "local" else ()
+    for check in (_feeds_every_inference, _devices_are_known, *here):
         check(table)
     return tuple(row for row in table if row.count)
 
@@ -91,13 +94,17 @@ def _threads_fit(table: tuple[Row, ...], cores: Callable[[], int] = lambda: len(
                              f"{cores()} cores; lower {row.role}.threads")  # fmt: skip
 
 
-def _devices_exist(table: tuple[Row, ...]) -> None:
+def _devices_are_known(table: tuple[Row, ...]) -> None:
     for row in table:
         if row.together and ":" in row.device:
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device} is one GPU for "
                              f"{row.count} ranks; set {row.role}.device=cuda")  # fmt: skip
         if row.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device} is unknown: choose cpu or cuda")
+
+
+def _gpu_is_here(table: tuple[Row, ...]) -> None:
+    for row in table:
         if row.count and row.device.startswith("cuda") and not _has_gpu():
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device}, but this machine has no "
                              f"NVIDIA GPU; set {row.role}.device=cpu")  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 from acceerl.config import from_dict
 from acceerl.launch import supervisor
-from acceerl.launch.keeper import Command
+from acceerl.launch.machine import Command
 from acceerl.runtime.rundir import Run
 
 HERE = Path(__file__).parent

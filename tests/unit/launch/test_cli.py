@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from acceerl.config import from_dict
@@ -55,6 +57,17 @@ def test_a_dry_run_prints_placement_and_links_and_makes_nothing(capsys, tmp_path
     out = capsys.readouterr().out
     assert "rollout        3       1  cpu" in out
     assert "policy_weights  learner -> inference" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_a_cluster_prints_script_and_steps_and_asks_no_slurm(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["train", "launch=slurm", "site=devcluster", "name=a", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "placement cluster: 1 x gpu (3 CPUs, 9000 MB, 1 GPU), 1 x cpu (2 CPUs, 4000 MB)" in out
+    assert "#SBATCH hetjob" in out and "srun --het-group=1 --exact" in out
+    assert f"exec {sys.executable} -u -m acceerl.launch.submission {tmp_path}/runs/a/slurm" in out
     assert not list(tmp_path.iterdir())
 
 

@@ -80,6 +80,15 @@ def test_only_one_process_leads(run):
         assert run.lock_file.exists()
 
 
+def test_a_requeued_attempt_waits_for_the_lock_of_the_one_before(run):
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True)"
+    words = [sys.executable, "-c", f"{hold}; import time; time.sleep(1)", run.lock_file]
+    other = subprocess.Popen(words, stdout=-1, text=True)
+    assert other.stdout.readline() == "held\n"
+    with sole_leader(run, patience=20):
+        assert other.wait(20) == 0
+
+
 def test_signs_of_life_renew_the_status_and_keep_its_counters(run, monkeypatch):
     monkeypatch.setattr(leader, "RENEW_S", 0.02)
     run.write_status({"state": "stopped", "counters": {"updates": 7}, "error": "of the past"})

@@ -169,7 +169,7 @@ def test_every_part_is_closed_even_when_others_cannot(make_run, double, monkeypa
     run = make_run()
     supervisor = Supervisor(run, run.config(), nothing, double(run), StopFlag())
     supervisor.keeper.poll()
-    children = [child.popen for child in supervisor.keeper.running]
+    children = list(supervisor.keeper.hands.popen.values())
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

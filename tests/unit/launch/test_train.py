@@ -9,7 +9,7 @@ import pytest
 
 from acceerl.config import from_dict
 from acceerl.jobs import evaluate
-from acceerl.launch import keeper, train
+from acceerl.launch import machine, train
 from acceerl.launch.leader import whoami
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED
@@ -32,7 +32,7 @@ def flow(tmp_path, monkeypatch):
     success = {"before": 0.52, "after": 0.715}
     monkeypatch.setattr(evaluate, "score", lambda c, r, w, label: flow.scored.append((label, w)) or success[label])
 
-    def supervise(run, config, show):
+    def supervise(run, config, show, **_):
         code = flow.codes.pop(0)
         run.write_status({"state": {DONE: "done", STOPPED: "stopped"}.get(code, "failed"), "supervisor": whoami()})
         return code
@@ -86,7 +86,7 @@ def test_an_impossible_placement_is_refused_before_anything_is_made(flow, tmp_pa
 
 
 def test_a_missing_mpiexec_is_refused_before_anything_is_made(flow, tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(machine.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no mpiexec found"):
         train.train(flow.config())

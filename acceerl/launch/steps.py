@@ -1,0 +1,280 @@
+"""The hands of a keeper on a cluster: one keeper step per role group and node, each with a line to the supervisor.
+
+A step that ends is started again, and its processes count as crashed; one whose node is lost is not, and the run goes
+on without what it held. Nothing here waits, except `close`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acceerl.config import Config
+from acceerl.launch import sbatch
+from acceerl.launch.line import Line
+from acceerl.launch.machine import End, Frozen, Key
+from acceerl.launch.reception import Reception
+from acceerl.launch.slurm_queue import job_has
+from acceerl.launch.step import SILENT_S, SUPERVISOR
+from acceerl.runtime.layout import Share, shares
+from acceerl.runtime.mpiexec import tethered
+from acceerl.runtime.placement import Row
+from acceerl.runtime.registry_client import REGISTRY
+from acceerl.runtime.rundir import Run
+from acceerl.runtime.world import Allocation, for_srun
+
+PING_S = 1.0
+LOST_S = SILENT_S + 5.0  # a keeper that hears nothing of us either has ended its processes by then
+TRIES = 3  # starts in a row that never report
+AGAIN_S = 2.0  # before a step that ended is started again
+EXPENDABLE = {"rollout", "evaluator"}
+Starter = Callable[[Sequence[str], Path, dict[str, str]], "subprocess.Popen[bytes]"]
+
+
+@dataclass
+class Held:
+    """A keeper step through all its lives."""
+
+    share: Share
+    node: str
+    log: Path
+    life: int = 0
+    srun: subprocess.Popen[bytes] | None = None
+    line: Line | None = None
+    began: float = 0.0
+    due: float = 0.0  # when to start it next
+    end_by: float = 0.0  # when an srun that should end is killed
+    failures: int = 0  # starts in a row that never reported
+    away: str = ""  # why it will not come back
+    came: bool = False  # it has reported at least once
+    keys: set[Key] = field(default_factory=set)  # started, and not known to have ended
+    looks: dict[str, list[Any]] = field(default_factory=dict)  # by ROLE.INDEX: process id, what is frozen around it
+
+    @property
+    def name(self) -> str:
+        return f"{self.share.group} on {self.node}"
+
+    def words(self) -> str:
+        """What srun said last."""
+        lines = self.log.read_text(errors="replace").split(f"--- life {self.life}\n")[-1].split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return said[-1] if said else "it said nothing"
+
+
+class Steps:
+    """Hands (see machine.py) over the steps of an allocation. `address`: how its nodes reach this one."""
+
+    def __init__(
+        self, run: Run, config: Config, attempt: int, allocation: Allocation, address: str,
+        start: Starter | None = None, job_has: Callable[[str, str], bool] = job_has,
+    ) -> None:  # fmt: skip
+        self.run, self.config, self.attempt = run, config, attempt
+        self.het = len(allocation.components) > 1
+        self.job, self.job_has, self._start_process = allocation.job, job_has, start or _popen
+        self.steps = [self._held(share, allocation) for share in shares(config)]
+        self.of = {key: step for step in self.steps for key in step.share.processes}
+        self.interrupted = ""  # why the attempt could not go on, when that is the cluster's doing
+        self._reception = Reception(address)
+        self._where = {**self._reception.where, "job": allocation.job, "node": allocation.node}
+        self._ping_due = 0.0
+        self._closing = False
+
+    def ready(self, key: Key) -> bool:
+        step = self.of[key]
+        return step.line is not None and key not in step.keys
+
+    def start(self, key: Key, row: Row, life: int) -> None:
+        step = self.of[key]
+        assert step.line is not None and row.role == key[0]
+        step.keys.add(key)
+        step.line.send(do="start", role=key[0], index=key[1], life=life)
+
+    def kill(self, key: Key) -> None:
+        line = self.of[key].line
+        if line is not None:
+            line.send(do="kill", role=key[0], index=key[1])
+
+    def pid(self, key: Key) -> int:
+        return int(self._look(key)[0])
+
+    def where(self, key: Key) -> str:
+        return self.of[key].node
+
+    def frozen(self, key: Key) -> Frozen | None:
+        frozen = self._look(key)[1]
+        return Frozen(*frozen) if frozen else None
+
+    def lost(self, key: Key) -> str:
+        return self.of[key].away
+
+    def ends(self) -> list[End]:
+        """Also: takes calls, starts steps that are due, and gives up those that do not come."""
+        self._let_in()
+        found = [end for step in self.steps for end in self._heard(step)]
+        found += [end for step in self.steps for end in self._watched(step)]
+        self._ping()
+        return found
+
+    def close(self, keys: Iterable[Key], deadline: float) -> None:
+        del keys  # everything ends
+        self._closing = True
+        for step in self.steps:
+            if step.line is not None:
+                step.line.send(do="end")
+        self._await(time.monotonic() + deadline)
+        for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            for step in self._running():
+                _say(f"supervisor waited in vain for the step {step.name} to end: {number.name} to its srun")
+                _signal(step, number)
+            self._await(time.monotonic() + seconds)
+        self._reception.close()
+
+    def _held(self, share: Share, allocation: Allocation) -> Held:
+        log = self.run.logs(self.attempt) / f"keeper.{share.name}.log"
+        return Held(share, allocation.components[share.component][share.node], log)
+
+    def _look(self, key: Key) -> list[Any]:
+        return self.of[key].looks.get(f"{key[0]}.{key[1]}", [0, None])
+
+    def _running(self) -> list[Held]:
+        return [step for step in self.steps if step.srun is not None and step.srun.poll() is None]
+
+    def _await(self, until: float) -> None:
+        while self._running() and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def _ping(self) -> None:
+        due = time.monotonic() >= self._ping_due
+        self._ping_due = time.monotonic() + PING_S if due else self._ping_due
+        for step in self.steps:
+            if step.line is not None:
+                step.line.send(do="ping") if due else step.line.flush()
+
+    def _let_in(self) -> None:
+        """A step of an earlier life is not let in any more."""
+        for line, hello in self._reception.arrivals():
+            step = next((s for s in self.steps if s.share.name == hello["hello"]), None)
+            if step is None or step.life != hello["life"] or step.line is not None:
+                line.close()
+            else:
+                step.line, step.failures, step.came = line, 0, True
+
+    def _heard(self, step: Held) -> Iterator[End]:
+        line = step.line
+        if line is None:
+            return
+        for message in line.receive():
+            if "ended" in message:
+                role, index = message["ended"]
+                step.keys.discard((role, index))
+                yield End((role, index), message["code"], message["text"])
+            elif "held" in message:
+                step.looks = message["held"]
+            elif "told" in message:
+                self.interrupted = self.interrupted or f"Slurm sent {message['told']} to the step {step.name}"
+        silent = time.monotonic() - line.heard
+        if line.lost or silent > LOST_S:
+            yield from self._fallen(step, "its line broke" if line.lost else f"it was silent for {silent:.0f} s")
+
+    def _fallen(self, step: Held, how: str) -> Iterator[End]:
+        """A step that was up has ended: what it held has crashed, and it is started again."""
+        assert step.line is not None
+        step.line.close()
+        step.line, keys, step.keys, step.looks = None, step.keys, set(), {}
+        if step.srun is not None:
+            step.end_by = time.monotonic() + 5.0  # it may end by itself
+        step.due = time.monotonic() + AGAIN_S
+        if keys and not self._closing:
+            _say(f"the keeper step of {step.name} ended: {how} (log {step.log})")
+        for key in sorted(keys):
+            yield End(key, 1, f"its keeper step on {step.node} ended")
+
+    def _watched(self, step: Held) -> Iterator[End]:
+        """Starts a step that is due, notices one that does not come up, and reaps its srun."""
+        now = time.monotonic()
+        code = step.srun.poll() if step.srun is not None else None
+        if step.srun is None:
+            if step.line is None and not (step.away or self._closing) and now >= step.due:
+                yield from self._begin(step)
+        elif code is not None:
+            step.srun = None
+            if step.line is not None:
+                yield from self._fallen(step, f"srun left with {code}")
+            elif not step.end_by:
+                yield from self._did_not_come(step, f"srun left with {code}")
+            step.end_by = 0.0
+        elif step.end_by and now > step.end_by:
+            _signal(step, signal.SIGTERM if now < step.end_by + 5.0 else signal.SIGKILL)
+        elif step.line is None and not step.end_by and now - step.began > self.config.slurm.start:
+            step.end_by = now
+            yield from self._did_not_come(step, f"not within {self.config.slurm.start:g} s")
+
+    def _begin(self, step: Held) -> Iterator[End]:
+        if step.life and not self.job_has(self.job, step.node):
+            yield from self._give_up(step, f"node {step.node} is lost")
+            return
+        step.life, step.began = step.life + 1, time.monotonic()
+        with step.log.open("a") as log:
+            log.write(f"--- life {step.life}\n")
+        command = sbatch.keeper(self.run.path, step.share, sys.executable, self.attempt, step.life)
+        words = sbatch.step(self.config, step.share, step.node, self.het, command)
+        step.srun = self._start_process(words, step.log, self._environment())
+
+    def _environment(self) -> dict[str, str]:
+        """Addresses travel in the environment: a file may stay invisible to other nodes for a minute (NFS)."""
+        registry = {**json.loads((self.run.path / "registry.json").read_text()), "run": str(self.run.path)}
+        return for_srun(os.environ) | {SUPERVISOR: json.dumps(self._where), REGISTRY: json.dumps(registry)}
+
+    def _did_not_come(self, step: Held, how: str) -> Iterator[End]:
+        step.failures += 1
+        text = f"{step.name} did not start ({how}): {step.words()} (log {step.log})"
+        if step.failures >= TRIES:
+            yield from self._give_up(step, text)
+        else:
+            _say(f"{text}; trying again")
+            step.due = time.monotonic() + AGAIN_S * 2**step.failures
+
+    def _give_up(self, step: Held, why: str) -> Iterator[End]:
+        """Others of its kind go on; without any, the attempt is over.
+
+        Another attempt may fare better where a step has worked, not where none ever came up.
+        """
+        step.away = why
+        expendable = {role for role, _ in step.share.processes} <= EXPENDABLE
+        others = [s for s in self.steps if s.share.group == step.share.group and not s.away]
+        if expendable and others:
+            _say(f"{why}: going on without {step.share.inside}")
+            return
+        whole = f"no {step.share.group} is left: {why}" if expendable else why
+        self.interrupted = whole if step.came else ""
+        yield End(step.share.processes[0], 1, why, why=whole)
+
+
+def _popen(words: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """srun in a session of its own: what is sent to the supervisor's group is not for it.
+
+    It dies with the supervisor without a word: one that had the time to would cancel its step, and no keeper would be
+    left to requeue a job whose supervisor's node is lost.
+    """
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            tethered(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+
+
+def _signal(step: Held, number: signal.Signals) -> None:
+    if step.srun is not None and step.srun.poll() is None:
+        step.srun.send_signal(number)
+
+
+def _say(text: str) -> None:
+    print(f"acceerl: {text}", file=sys.stderr, flush=True)
