@@ -78,7 +78,8 @@ class MpiRequests:
 
     def wait(self, timeout_s: float) -> list[Act]:
         deadline = time.monotonic() + timeout_s
-        if self.open is not None and self.open.idle:  # the request has left, so there is nothing to do but sleep
+        if self.open is not None and self.open.idle:  # the request has left
+            self.endpoint.glance()
             self.endpoint.idle.rest(timeout_s)
         while not (acts := self.poll()) and (left := deadline - time.monotonic()) > 0:
             self.endpoint.idle.rest(left)

@@ -155,6 +155,11 @@ class Endpoint:
             return False
         return self._pump()
 
+    def glance(self) -> None:
+        """The part of `pump` after which one may sleep, for ends that wait often and for one peer."""
+        if self.failure is None and self._pumper is None:
+            self.idle.looked(self._receive())
+
     def ring(self) -> None:
         """Wakes the pumping thread, if there is one: there is something to do for it."""
         if self._pumper is not None:
@@ -214,17 +219,14 @@ class Endpoint:
         self.pumped_at = time.monotonic()
         busy = bool(self.registry.events) and self._hear()
         busy |= self.meetings.due(self.pumped_at) and self.meetings.pump()
-        found = self._receive()
-        in_vain = found and not self._receive()  # cheap just after the first look: its code and data are at hand
+        busy |= self._receive()
         for connection in self.connections[:]:
             if connection.waiting or connection.peer is None or connection.refused:
                 busy |= self._progress(connection)
         for tick in self.tickers:
             busy |= tick()
-        self.idle.looked(busy or found)
-        if in_vain:
-            self.idle.looked(busy=False)
-        return busy or found
+        self.idle.looked(busy)
+        return busy
 
     def _receive(self) -> bool:
         """Takes what has come on the eager lanes; False when that was nothing."""

@@ -77,13 +77,16 @@ class Trainer:
 
     def _step(self) -> float:
         sum_gradients(self.parameters, self.collective)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.numbers.grad_clip)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not norm <= self.numbers.grad_clip:  # torch's own clipping writes every gradient in any case
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.numbers.grad_clip, torch.tensor(norm))
         self.optimiser.step()
         self.scheduler.step()
         self.updates += 1
         if self.updates % CHECK_EVERY == 0:
             check_equal(self.parameters, self.collective, self.updates)
-        return float(norm)
+        return norm
 
     def _mean(self, stats: Sequence[dict[str, torch.Tensor]]) -> Stats:
         """Micro-batches report their shares, so their sum over all ranks is the mean over the whole batch."""
