@@ -36,6 +36,8 @@ FIGURES = {
     "train.skeleton.samples_per_s": "decisions trained a second, a network of 39 million weights",
     "train.skeleton.updates_per_s": "learner updates a second, each published",
     "train.skeleton.first_update_s": "seconds from the command to the first update",
+    "train.skeleton_k4.{decisions,samples,updates}_per_s": "the same with four environments a process",
+    "train.skeleton_k4.first_update_s": "the same with four environments a process",
     "train.learner.updates_per_s": "updates a second of a learner with a core of its own, beside serving",
     "train.learner.alone_updates_per_s": "updates a second of the same learner with nothing beside it",
     "train.learner.share_of_alone": "ratio of the two; median over the pairs",
@@ -124,10 +126,13 @@ def _two_envs(lab: Lab, regime: str) -> None:
     _figures(lab, f"{regime}.async", [lab.measure(regime, "async", overrides) for _ in range(lab.options.pairs)])
 
 
+_SKELETON_ENVS = {"skeleton": 1, "skeleton_k4": 4}
+
+
 def _skeleton(lab: Lab, regime: str) -> None:
     seen: list[tuple[float, ...]] = []
     for _ in range(lab.options.pairs):
-        with lab.training(regime, train_regimes.skeleton()) as training:
+        with lab.training(regime, train_regimes.skeleton(_SKELETON_ENVS[regime])) as training:
             rates = training.rates(lab.options.warmup, lab.options.seconds)
             training.stop()
             samples, first = rates.updates * training.samples_per_update(), training.first_update_s()
@@ -154,4 +159,9 @@ def _learner(lab: Lab, regime: str) -> None:
     lab.figure(f"{regime}.share_of_alone", median(beside / alone for beside, alone in pairs))
 
 
-_REGIMES: dict[str, Callable[[Lab, str], None]] = {"tail_k2": _two_envs, "skeleton": _skeleton, "learner": _learner}
+_REGIMES: dict[str, Callable[[Lab, str], None]] = {
+    "tail_k2": _two_envs,
+    "skeleton": _skeleton,
+    "skeleton_k4": _skeleton,
+    "learner": _learner,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-REGIMES = ("constant", "tail", "cpu", "tail_k2", "skeleton", "learner")
+REGIMES = ("constant", "tail", "cpu", "tail_k2", "skeleton", "skeleton_k4", "learner")
 PROCESSES, MEAN_MS = 8, 5.0
 # Half a millisecond: a batch of two saves processor time meanwhile, and longer costs more steps than it saves.
 _SERVE_SOON = ("inference.max_wait_ms=0.5", "inference.max_batch=16")
@@ -19,7 +19,7 @@ def latency(mode: str, envs: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-def skeleton() -> list[str]:
+def skeleton(envs: int = 1) -> list[str]:
     """Large observations, a network of 39 million weights that are published after every update.
 
     The authors train on 16 x 2 decisions, drawn one by one. Here whole episodes are drawn, which are 13 decisions, so
@@ -28,7 +28,7 @@ def skeleton() -> list[str]:
     """
     return [
         "env=skeleton", "policy=mlp", "policy.hidden=[256,256]", "policy.chunk=4",
-        "rollout.processes=2", "rollout.envs=1", "inference.max_wait_ms=20", "inference.credits=8",
+        "rollout.processes=2", f"rollout.envs={envs}", "inference.max_wait_ms=20", "inference.credits=8",
         "learner.batch=26", "learner.micro_batch=16", "learner.publish_every=1", "replay.on_resume=drop",
         "replay.samples_per_insert=0.75", "replay.slack=128", "replay.capacity=64",
     ]  # fmt: skip

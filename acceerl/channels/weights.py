@@ -1,9 +1,10 @@
 """The sending end of a weights link over MPI: readers pull, the publisher offers, nobody waits for a slow reader.
 
 A reader says which version it has and on which machine it is; when the publisher has another one, it offers it. A
-reader on the same machine maps the publisher's memory; any other gets it in pieces beside everything else, a few at a
-time, with a checksum that both ends work out while pieces travel. A version that is replaced while it travels still
-arrives whole; the reader then asks again. Memory goes round: a reader gives a version back when the next is in use.
+reader on the same machine maps the publisher's memory, and nothing travels; any other gets it in pieces beside
+everything else, a few at a time, with a checksum that both ends work out while pieces travel. A version that is
+replaced while it travels still arrives whole; the reader then asks again. Memory goes round: a reader gives a version
+back when the next is in use.
 """
 
 from __future__ import annotations
@@ -35,11 +36,9 @@ class _Version:
     number: int
     layout: Layout
     snapshot: Snapshot
-    checksum: str = ""  # found when the first reader asks
+    checksum: str = ""  # found while pieces travel to the first reader
 
     def offer(self, near: bool) -> Offer:
-        if near and not self.checksum:
-            self.checksum = xxhash.xxh3_64_hexdigest(self.snapshot.buffer.data)
         return Offer(self.number, self.layout.text, self.checksum, self.snapshot.address if near else "")
 
 

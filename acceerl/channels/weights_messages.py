@@ -26,7 +26,7 @@ class Offer:
 
     version: int
     layout: str
-    checksum: str = ""  # XXH3, 64 bits, of all bytes; empty: a Seal follows
+    checksum: str = ""  # of pieces: XXH3, 64 bits, of all bytes; empty: a Seal follows
     address: str = ""
 
 

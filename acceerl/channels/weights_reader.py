@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from acceerl.channels.mpi import Endpoint
 
 log = logging.getLogger(__name__)
-SLICE = 32 << 20  # bytes that a reader checks between two looks at its other links, 4 ms
 
 
 class _Coming:
@@ -72,7 +71,6 @@ class MpiReader:
         endpoint.places[link.tag + 2] = self._place
         endpoint.on_open.append(self._on_open)
         endpoint.on_lost.append(self._on_lost)
-        endpoint.tickers.append(self._tick)
         endpoint.dial(link.server, publisher)
 
     def poll(self) -> Weights | None:
@@ -114,7 +112,9 @@ class MpiReader:
         offer = decode(Offer, buffer, self.link.tag)
         size = Layout(offer.layout).size
         memory = self._mapped(offer.address, size) if offer.address else self._memory(size)
-        if memory is not None:
+        if memory is not None and offer.address:
+            self._arrive(_Coming(offer, memory))
+        elif memory is not None:
             self.coming = _Coming(offer, memory)
         else:
             log.info("%s: cannot map %s's memory, taking pieces", self.link.name, connection.peer)
@@ -149,30 +149,24 @@ class MpiReader:
         self.coming.checksum = decode(Seal, buffer, self.link.tag + 4).checksum
         self._look(self.coming)
 
-    def _tick(self) -> bool:
-        """Checks a version that is mapped, in slices, since this process has others to answer."""
-        coming = self.coming
-        if coming is None or not coming.offer.address:
-            return False
-        coming.check(min(SLICE, coming.missing))
-        self._look(coming)
-        return True
-
     def _look(self, coming: _Coming) -> None:
         """Has it come whole?"""
         if coming.missing or not coming.checksum:
             return
         self.coming = None
         if coming.whole:
-            for replaced in list(self.arrived):
-                self._give_back(replaced)
-            self.arrived.append(coming)
-            self._pull(coming.offer.version)
+            self._arrive(coming)
         else:
             self.corrupt += 1
             log.warning("%s: version %d failed its checksum, pulling it again", self.link.name, coming.offer.version)
             self._give_back(coming)
             self._pull(-1)
+
+    def _arrive(self, version: _Coming) -> None:
+        for replaced in list(self.arrived):
+            self._give_back(replaced)
+        self.arrived.append(version)
+        self._pull(version.offer.version)
 
     def _give_back(self, version: _Coming) -> None:
         """Its memory may be written again, by the publisher whose it is or by the next pieces."""

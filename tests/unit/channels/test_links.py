@@ -48,6 +48,9 @@ class FakeEndpoint:
     def post(self, connection, tag, buffer):
         self.posted.append((connection.peer.index, tag))
 
+    def glance(self):
+        """Nothing comes by itself."""
+
     def pump(self):
         return False
 

@@ -108,7 +108,6 @@ def says(got: Weights | None, number: int) -> bool:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(weights, "PIECE", 1024)
-    monkeypatch.setattr(weights_reader, "SLICE", 1024)
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "pieces"])
@@ -165,16 +164,6 @@ def test_a_damaged_piece_is_noticed_and_the_version_pulled_again():
     pair.move(200)
     assert pair.reader.corrupt == 1
     assert says(pair.reader.poll(), 3)
-
-
-def test_damaged_shared_memory_is_noticed():
-    pair = Pair(near=True)
-    pair.publisher.publish(version(3))
-    pair.there.handlers[LINK.tag + 1](pair.down, pair.up.sent.popleft()[1].buffer)
-    pair.there.pump()  # offered, with its checksum
-    pair.publisher.latest.snapshot.buffer[100] ^= 1
-    pair.move(60)
-    assert pair.reader.corrupt >= 1 and pair.reader.poll() is None
 
 
 def test_a_reader_that_cannot_map_takes_pieces(monkeypatch):
