@@ -151,7 +151,32 @@ def _dense(layer: nn.Module, rows: Tensor) -> Tensor:
     assert isinstance(layer, nn.Linear)
     if layer.in_features < WIDE or len(rows) <= FEW:
         return F.linear(rows, layer.weight, layer.bias)
-    return torch.addmm(layer.bias[:, None], layer.weight, rows.t()).t()
+    wide: Tensor = _Wide.apply(rows, layer.weight, layer.bias)
+    return wide
+
+
+class _Wide(torch.autograd.Function):
+    """A linear layer on rows that need no gradient; that of its weight is added up in place.
+
+    Autograd would write the gradient of each accumulated part somewhere and then add it: for 154 MB of weights that
+    is more than twice the traffic, and these layers cost what they move.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        assert not rows.requires_grad, "a wide layer stands first"
+        ctx.weight = weight  # not saved, which would forbid the optimiser's step: its value is not needed
+        ctx.save_for_backward(rows)
+        return torch.addmm(bias[:, None], weight, rows.t()).t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, Tensor]:
+        (gradient,), (rows,), weight = gradients, ctx.saved_tensors, ctx.weight
+        bias = gradient.sum(0)
+        if weight.grad is None:
+            return None, gradient.t() @ rows, bias
+        weight.grad.addmm_(gradient.t(), rows)
+        return None, None, bias
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
