@@ -125,12 +125,19 @@ class Supervisor:
             if exit.index == 0:  # the other ranks leave beside it
                 self._drain(DONE, "the learner is done")
         elif exit.code == STOPPED:
-            self._drain(STOPPED, f"{exit.name} was asked to stop")
+            self._left(exit)
         elif exit.hopeless and self.code is None:
             self._give_up(exit)
         elif exit.again and self.code is None:
             child = self.keeper.children[exit.role, exit.index]
             _say(f"{exit.name} ended: {exit.text}; restart {child.restarts} follows (log {self.keeper.log(child)})")
+
+    def _left(self, exit: Exit) -> None:
+        """A process was asked to leave by somebody else. One of several rollouts may; others hold the training."""
+        if not self.keeper.can_spare(exit.role):
+            self._drain(STOPPED, f"{exit.name} was asked to stop")
+        elif self.code is None:
+            _say(f"{exit.name} was asked to leave ({exit.text}): going on without it")
 
     def _heed_signals(self) -> None:
         reason = self.stop.reason if self.stop.is_set() else self.registry.asked("stop")
@@ -255,7 +262,7 @@ class Supervisor:
     def _state_of(self, child: Child, announced: bool) -> str:
         if child.running:
             return "running" if announced else "starting"
-        if self.keeper.hands.lost(child.key):
+        if self.keeper.hands.lost(child.key) and child.due < float("inf"):
             return "lost"
         return "ended" if self.keeper.closing or child.due == float("inf") else "restarting"
 

@@ -95,6 +95,20 @@ def test_killed_processes_and_steps_come_back_in_the_same_allocation(training, r
     assert training.cluster.job(job)["Restarts"] == "0"
 
 
+def test_scancel_of_one_rollout_step_costs_that_step_only(training):
+    job = training.submit("rollout.processes=4")
+    training.trains()
+    lines = training.cluster.ask("squeue", "--steps", "--noheader", "--format=%i %j %N").splitlines()
+    [step] = [number for number, name, node in (line.split() for line in lines) if (name, node) == ("rollout", "cpu2")]
+    training.cluster.ask("scancel", step)
+    wait(lambda: ("rollout", "cpu2") not in training.steps(), 40, lambda: str(training.steps()))
+    training.trains(more=10, seconds=60)
+    assert training.cluster.job(job)["Restarts"] == "0"
+    assert [process(training.run, "rollout", i)["state"] for i in range(4)] == ["running"] * 2 + ["ended"] * 2
+    assert "rollout[2] was asked to leave" in training.said()
+    assert ("rollout", "cpu2") not in training.steps(), "nobody wants it back"
+
+
 def is_keeper(pid: str, command: str, training: Training) -> bool:
     try:
         ours = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() == command
