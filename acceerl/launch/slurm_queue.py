@@ -52,9 +52,11 @@ def job_state(job: str) -> str:
     return merged(_remembered(job)) or GONE
 
 
-def all_run(job: str) -> bool:
-    """Does every component run? Not once Slurm has begun to end the job, for whatever reason."""
-    return set(scontrol_states(call("scontrol", "show", "job", "-o", job))) == {"RUNNING"}
+def all_run(job: str, restarts: int) -> bool:
+    """Does every component run, in this life of the job? Not once Slurm has begun to end it, for whatever reason."""
+    said = call("scontrol", "show", "job", "-o", job)
+    lives = {int(number) for number in re.findall(r"\bRestarts=(\d+)", said)}
+    return set(scontrol_states(said)) == {"RUNNING"} and lives <= {restarts}
 
 
 def _remembered(job: str) -> list[str]:
@@ -165,11 +167,11 @@ def node_is_up(name: str) -> bool:
 
 
 def job_has(job: str, node: str) -> bool:
-    """Can steps of a job run on a node? With --no-kill a lost node leaves the job for good. True: nobody answers."""
-    try:
-        text = call("scontrol", "show", "job", "-o", job, seconds=QUICK_S)
-    except Unanswered:
-        return True
+    """Can steps of a job run on a node? With --no-kill a lost node leaves the job for good.
+
+    Raises Unanswered when the controller does not answer.
+    """
+    text = call("scontrol", "show", "job", "-o", job, seconds=QUICK_S)
     lists = [nodes for nodes in re.findall(r"\bNodeList=(\S+)", text) if nodes != "(null)"]
     return any(node in expand(nodes) for nodes in lists) and node_is_up(node)
 

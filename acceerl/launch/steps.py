@@ -23,7 +23,7 @@ from acceerl.launch import sbatch
 from acceerl.launch.line import Line
 from acceerl.launch.machine import End, Frozen, Key
 from acceerl.launch.reception import Reception
-from acceerl.launch.slurm_queue import job_has
+from acceerl.launch.slurm_queue import Unanswered, job_has
 from acceerl.launch.step import SILENT_S, SUPERVISOR
 from acceerl.runtime.layout import Share, shares
 from acceerl.runtime.mpiexec import tethered
@@ -98,6 +98,8 @@ class Steps:
         self._where = {**self._reception.where, "job": allocation.job, "node": allocation.node}
         self._ping_due = 0.0
         self._closing = False
+        self._cut_off = ""
+        self.node = allocation.node
 
     def ready(self, key: Key) -> bool:
         step = self.of[key]
@@ -126,6 +128,9 @@ class Steps:
 
     def lost(self, key: Key) -> str:
         return self.of[key].away
+
+    def cut_off(self) -> str:
+        return self._cut_off
 
     def ends(self) -> list[End]:
         """Also: takes calls, starts steps that are due, and gives up those that do not come."""
@@ -248,7 +253,7 @@ class Steps:
             yield from self._did_not_come(step, f"not within {self.config.slurm.start:g} s")
 
     def _begin(self, step: Held) -> Iterator[End]:
-        if step.life and not self.job_has(self.job, step.node):
+        if step.life and not self._node_is_there(step):
             yield from self._give_up(step, f"node {step.node} is lost")
             return
         step.life, step.began, step.ended_by_us = step.life + 1, time.monotonic(), False
@@ -257,6 +262,16 @@ class Steps:
         command = sbatch.keeper(self.run.path, step.share, sys.executable, self.attempt, step.life)
         words = sbatch.step(self.config, step.share, step.node, self.het, command)
         step.srun = self._start_process(words, step.log, self._environment())
+
+    def _node_is_there(self, step: Held) -> bool:
+        """Also notices that it is this node which the others have lost. Without an answer the step is tried anyway."""
+        try:
+            return self.job_has(self.job, step.node)
+        except Unanswered as error:
+            away = [other for other in self.steps if other.node != self.node]
+            if away and not any(other.line for other in away):
+                self._cut_off = f"neither Slurm nor a step on another node answers {self.node} ({error})"
+            return True
 
     def _environment(self) -> dict[str, str]:
         """Addresses travel in the environment: a file may stay invisible to other nodes for a minute (NFS)."""

@@ -103,6 +103,9 @@ class Supervisor:
             elif time.monotonic() > self.drain_until:
                 self._end_stragglers()
             self._now_and_then()
+            if cut_off := self._cut_off():
+                _say(f"{cut_off}: ending this attempt without a word in status.json")
+                return FAILED
             time.sleep(TICK)
         self.state = {DONE: "done", STOPPED: "stopped"}.get(self.code, "failed")
         return self.code
@@ -118,6 +121,10 @@ class Supervisor:
             parts.callback(self._write_scalars)
             parts.callback(self._report)
             parts.callback(self.keeper.kill_all)
+
+    def _cut_off(self) -> str:
+        """Why another attempt may lead the run, now or soon: then status.json is not this one's any more."""
+        return self.keeper.hands.cut_off()
 
     def _judge(self, exit: Exit) -> None:
         self.registry.gone(exit.role, exit.index)
@@ -226,7 +233,8 @@ class Supervisor:
             self.state, self.attempt, totals.counters(), totals.rates(), totals.success, totals.lag, restarts
         )
         self.on_progress(progress)
-        self.run.write_status(self._status(progress, records))
+        if not self._cut_off():
+            self.run.write_status(self._status(progress, records))
 
     def _status(self, progress: Progress, records: dict[Key, Record]) -> dict[str, Any]:
         return {

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.running import process, updates
-from tests.slurm.clusters import Cluster, wait
+from tests.slurm.clusters import wait
 from tests.slurm.trainings import Training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-
-
-@pytest.fixture
-def training(cluster: Cluster, tmp_path: Path) -> Iterator[Training]:
-    yield Training(cluster, tmp_path)
-    cluster.ask("scancel", f"--user={getpass.getuser()}")
-    wait(lambda: not cluster.ask("squeue", "--noheader"), 60, lambda: cluster.ask("squeue"))
 
 
 def test_a_het_job_runs_on_its_nodes_trains_and_carries_its_exit_code_through(training, record_property):

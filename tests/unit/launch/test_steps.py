@@ -17,6 +17,7 @@ import pytest
 from acceerl.launch import steps
 from acceerl.launch.line import Line
 from acceerl.launch.progress import Progress
+from acceerl.launch.slurm_queue import Unanswered
 from acceerl.launch.steps import Steps
 from acceerl.launch.supervisor import Place, supervise
 from acceerl.runtime.placement import rows
@@ -178,6 +179,40 @@ def test_a_lost_node_costs_its_rollouts_only(cluster, capfd):
     assert supervise(run, run.config(), lose, stop=stop, place=place) == STOPPED
     assert "node cpu2 is lost: going on without rollout[1]" in capfd.readouterr().err
     assert states(run)["rollout", 0][2] == 0
+
+
+def test_a_supervisor_that_nobody_hears_leaves_the_status_to_the_next_attempt(cluster, capfd):
+    """Neither the steps on other nodes nor Slurm answer: it is this node that was cut off."""
+
+    def has(job: str, node: str) -> bool:
+        raise Unanswered("scontrol did not answer within 5 s")
+
+    run, place, made = cluster(has=has, start=once_elsewhere())
+    cut = []
+
+    def pull(progress: Progress) -> None:
+        if not cut and progress.counters["updates"] > 3 and all_up(run):
+            cut.append(True)
+            for name in ("rollout.1.0", "rollout.1.1"):
+                os.kill(pid_of(run, name), signal.SIGKILL)
+
+    assert supervise(run, run.config(), pull, stop=StopFlag(), place=place) == 1
+    assert made[0].cut_off().startswith("neither Slurm nor a step on another node answers gpu1")
+    assert run.status()["state"] == "running", "not failed: the next attempt may run already"
+    assert not psutil.pid_exists(pid_of(run, "learner.0.0"))
+
+
+def once_elsewhere() -> Callable[..., subprocess.Popen[bytes]]:
+    """Steps of other nodes come up once."""
+    tried: set[str] = set()
+
+    def start(given: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        [node] = [word for word in given if word.startswith("--nodelist")]
+        again = node in tried and "cpu" in node
+        tried.add(node)
+        return broken("cpu", ["sleep", "60"])([*given, "--nodelist=cpu"] if again else given, log, env)
+
+    return start
 
 
 def test_a_lost_learner_node_ends_the_attempt_as_interrupted(cluster, capfd):
