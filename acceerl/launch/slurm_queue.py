@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from acceerl.runtime.world import expand
@@ -50,6 +51,20 @@ def job_state(job: str) -> str:
         if "Invalid job id" not in str(error):
             raise
     return merged(_remembered(job)) or GONE
+
+
+def still_there(job: str) -> bool:
+    """Has the job not ended yet? True as well while the controller does not answer."""
+    try:
+        return job_state(job) in ALIVE
+    except Unanswered:
+        return True
+
+
+def cancel(job: str) -> None:
+    """Nothing happens to a job that has ended; one that cannot be reached has a time limit."""
+    with suppress(Unanswered):
+        call("scancel", job)
 
 
 def all_run(job: str, restarts: int) -> bool:
