@@ -271,7 +271,8 @@ def _doctor(parsed: argparse.Namespace) -> int:
         return _beside(parsed)
     if "launch=slurm" not in parsed.overrides:
         words, keys = " ".join(parsed.overrides), ", ".join(parsed.options)
-        raise ValueError(f"acceerl doctor takes no further words without launch=slurm, got {words} (its keys: {keys})")
+        raise ValueError(f"acceerl doctor takes no further words, got {words} (its keys: {keys}; with launch=slurm the "
+                         "overrides of a training, too)")  # fmt: skip
     from acceerl.launch.doctor_cluster import doctor
 
     return doctor(parsed.overrides, Path(parsed.options["runs"]), parsed.options["json"])

@@ -133,7 +133,7 @@ def parse(text: str) -> tuple[str, Findings]:
             known = {check.name: check for check in (*CHECKS, SHARED)}
             return result["node"], [(known[name], Finding(level, words)) for name, level, words in result["findings"]]
     step = Check("step", "every run", "", advice="the job's own log and squeue tell more")
-    last = lines[-1] if lines else "no word"
+    last = lines[-1] if lines else "no word; is runs= a folder that the first node sees, too?"
     return "?", [(step, Finding("FAIL", f"the step did not run to its end: {last}"))]
 
 

@@ -141,6 +141,37 @@ def nodes() -> list[Node]:
     return parse_nodes(call("sinfo", "-h", "-N", "-o", "%N|%P|%c|%m|%G|%T|%f"))
 
 
+def limits() -> dict[str, float]:
+    """The longest job of each partition in minutes; '' is the site's default one. Raises as `nodes` does."""
+    return parse_limits(call("scontrol", "show", "partition", "-o"))
+
+
+def parse_limits(text: str) -> dict[str, float]:
+    """
+    >>> parse_limits("PartitionName=a Default=YES MaxTime=2-00:30:00 State=UP\\nPartitionName=b MaxTime=UNLIMITED")
+    {'a': 2910.0, '': 2910.0, 'b': inf}
+    """
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        said = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        names = [said.get("PartitionName", ""), *([""] if said.get("Default") == "YES" else [])]
+        found |= dict.fromkeys(names, minutes(said.get("MaxTime", "UNLIMITED")))
+    return found
+
+
+def minutes(limit: str) -> float:
+    """
+    >>> minutes("04:00:00"), minutes("1-12:00:00"), minutes("30:00"), minutes("UNLIMITED")
+    (240.0, 2160.0, 30.0, inf)
+    """
+    if not limit[:1].isdigit():
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    hours, mins, secs = [0] * (3 - len(parts)) + parts
+    return int(days or 0) * 1440 + hours * 60 + mins + secs / 60
+
+
 def parse_nodes(text: str) -> list[Node]:
     """`*` after a partition's name marks the site's default, which is also called ''.
 

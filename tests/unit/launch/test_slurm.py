@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,6 +82,13 @@ def test_a_new_checkpoint_is_progress_also_over_successors(run):
         (run.checkpoints / f"ckpt-{number:08}.partial").mkdir()
         attempts.submitted(run, str(8 + number), anew=False)
     assert attempts.record(run)["job"] == "11"
+
+
+def test_a_time_limit_that_the_partition_refuses_is_named():
+    slurm.check(config(), KNOWN, {"gpu": 240.0, "cpu": float("inf")})
+    with pytest.raises(ValueError, match=r"row learner\+inference: slurm.minutes=240 is more than the 60 minutes that "
+                       r"site.gpu.partition=gpu allows"):  # fmt: skip
+        slurm.check(config(), KNOWN, {"gpu": 60.0, "cpu": 600.0})
 
 
 @pytest.fixture
@@ -177,6 +185,17 @@ def test_without_requeue_and_successor_the_run_waits_for_its_user(run, asked, mo
     assert (
         "no successor either: Slurm refused the job: maintenance; to continue: acceerl train" in capsys.readouterr().err
     )
+
+
+def test_a_job_that_never_began_is_told_with_the_likely_reason(run, capsys):
+    """Its first node did not see the folder of the log, so nobody wrote a word."""
+    job = SimpleNamespace(job_id="7", state="FAILED", exit_code=lambda: None,
+                          paths=SimpleNamespace(stdout=run.path / "slurm" / "7_0_log.out"))  # fmt: skip
+    run.write_status({"state": "queued"})
+    assert slurm._outcome(run, job) == 1
+    said = f"job 7 ended before it began: FAILED; is {run.path} visible on the nodes? runs= must name a folder that all"
+    assert said in capsys.readouterr().out
+    assert run.status()["state"] == "failed"
 
 
 def test_a_queued_run_is_not_submitted_twice(run, monkeypatch):
