@@ -55,6 +55,20 @@ def test_scancel_writes_a_checkpoint_and_leaves_nothing(training, record_propert
     assert again.returncode == 0, again.stderr
 
 
+def test_ps_watch_and_stop_work_over_a_cluster(training):
+    job = training.submit()
+    training.trains()
+    seen = training.acceerl("watch", str(training.run), "once=true")
+    assert seen.returncode == 0, seen.stderr
+    assert "running" in seen.stdout and "cpu1" in seen.stdout and "rollout[1]" in seen.stdout
+    assert "running" in training.acceerl("ps").stdout
+    stopped = training.acceerl("stop", str(training.run))
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped; last checkpoint: ckpt-" in stopped.stdout
+    training.cluster.wait_for_state(job, "FAILED", 30)  # exit code 75: asked to stop, and not requeued
+    assert training.cluster.job(job)["Restarts"] == "0" and training.status["state"] == "stopped"
+
+
 def test_usr2_requeues_and_the_next_attempt_goes_on(training, record_property):
     job = training.submit()
     training.trains()
