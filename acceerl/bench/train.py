@@ -6,13 +6,13 @@ Schedules take turns (A B A B), so that a machine that slows down slows both; ra
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import rmtree
 from statistics import median
 from typing import Any
 
@@ -21,8 +21,8 @@ from acceerl.bench.learner_alone import updates_alone
 from acceerl.bench.options import option
 from acceerl.bench.pinning import pin_beside
 from acceerl.bench.result import Result
-from acceerl.bench.train_regimes import MEAN_MS, PROCESSES, REGIMES
-from acceerl.bench.trainings import Rates, Training
+from acceerl.bench.train_regimes import MEAN_MS, ON_SLURM, PROCESSES, REGIMES
+from acceerl.bench.trainings import OnSlurm, Rates, Training
 
 FIGURES = {
     "train.{constant,tail,cpu}.{async,sync,sync_update}_env_steps_per_s": "control steps a second; median of the runs",
@@ -41,14 +41,17 @@ FIGURES = {
     "train.learner.updates_per_s": "updates a second of a learner with a core of its own, beside serving",
     "train.learner.alone_updates_per_s": "updates a second of the same learner with nothing beside it",
     "train.learner.share_of_alone": "ratio of the two; median over the pairs",
+    "train.slurm_tail.{local,slurm}_env_steps_per_s": "control steps a second of the tail regime, here and as a job",
+    "train.slurm_tail.slurm_over_local": "ratio of the two; median over the pairs",
 }
 
 
 @dataclass(frozen=True)
 class Options:
-    regimes: tuple[str, ...] = option(REGIMES, "which workloads, comma-separated", choices=REGIMES)
+    regimes: tuple[str, ...] = option(REGIMES, "which workloads, comma-separated", choices=(*REGIMES, ON_SLURM))
     pairs: int = option(5, "of runs in turns (async, sync); also how often other regimes run", least=1)
     seconds: float = option(20.0, "of each measured window", least=1.0)
+    site: str = option("devcluster", "configuration of the cluster that slurm_tail uses")
     warmup: float = option(5.0, "seconds after the first updates, not measured", least=0.0)
 
 
@@ -68,14 +71,14 @@ class Lab:
         return rates
 
     @contextmanager
-    def training(self, regime: str, overrides: list[str]) -> Iterator[Training]:
+    def training(self, regime: str, overrides: list[str], kind: type[Training] = Training) -> Iterator[Training]:
         """A run whose directory is removed in the end."""
         name = f"{regime}-{len(self.result.rows)}"
         try:
-            with Training(self.folder, name, overrides) as training:
+            with kind(self.folder, name, overrides) as training:
                 yield training
         finally:
-            rmtree(self.folder / name, ignore_errors=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def note(self, regime: str, schedule: str, rates: Rates, **more: Any) -> None:
         numbers = {f"{k}_per_s": round(v, 2) for k, v in vars(rates).items()}
@@ -88,6 +91,10 @@ class Lab:
 
 
 def run(options: Options) -> Result:
+    """Raises ValueError when a regime needs a cluster and there is none."""
+    if ON_SLURM in options.regimes and shutil.which("sbatch") is None:
+        raise ValueError(f"regimes={ON_SLURM} needs Slurm, and sbatch is not in PATH: log in to a cluster, or start "
+                         "one with slurm/devcluster")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="acceerl-bench-") as folder:
         lab = Lab(options, Path(folder))
         for regime in options.regimes:
@@ -159,9 +166,27 @@ def _learner(lab: Lab, regime: str) -> None:
     lab.figure(f"{regime}.share_of_alone", median(beside / alone for beside, alone in pairs))
 
 
+def _on_slurm(lab: Lab, regime: str) -> None:
+    """The tail regime here and as a job, in turns. The folder of the runs must be one that the nodes see."""
+    options, pairs = lab.options, []
+    tail = train_regimes.latency("tail")
+    kinds = {"local": (Training, tail), "slurm": (OnSlurm, tail + train_regimes.on_slurm(options.site))}
+    for _ in range(options.pairs):
+        rates = {}
+        for name, (kind, overrides) in kinds.items():
+            with lab.training(regime, overrides, kind) as training:
+                rates[name] = training.rates(options.warmup, options.seconds)
+            lab.note(regime, name, rates[name])
+        pairs.append(rates)
+    for name in kinds:
+        lab.figure(f"{regime}.{name}_env_steps_per_s", median(pair[name].env_steps for pair in pairs))
+    lab.figure(f"{regime}.slurm_over_local", median(p["slurm"].env_steps / p["local"].env_steps for p in pairs))
+
+
 _REGIMES: dict[str, Callable[[Lab, str], None]] = {
     "tail_k2": _two_envs,
     "skeleton": _skeleton,
     "skeleton_k4": _skeleton,
     "learner": _learner,
+    ON_SLURM: _on_slurm,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 REGIMES = ("constant", "tail", "cpu", "tail_k2", "skeleton", "skeleton_k4", "learner")
+ON_SLURM = "slurm_tail"  # asked for by name only: it needs a cluster
 PROCESSES, MEAN_MS = 8, 5.0
 # Half a millisecond: a batch of two saves processor time meanwhile, and longer costs more steps than it saves.
 _SERVE_SOON = ("inference.max_wait_ms=0.5", "inference.max_batch=16")
@@ -43,6 +44,14 @@ def learner_bound() -> list[str]:
         "env=tabletop", "policy=tiny", "start=tabletop_spatial", "rollout.processes=2", "rollout.envs=4",
         "inference.max_batch=8", "learner.batch=16", "learner.micro_batch=16",
         "replay.samples_per_insert=1000", "replay.slack=1000000000", "replay.capacity=200",
+    ]  # fmt: skip
+
+
+def on_slurm(site: str) -> list[str]:
+    """The same processes as one job: learner and inference on a GPU node each, rollouts on two CPU nodes."""
+    return [
+        "launch=slurm", f"site={site}", "placement=cluster", "placement.gpu_nodes=2", "placement.cpu_nodes=2",
+        "placement.rollout_memory=500", "slurm.wait=true", "slurm.minutes=20", "learner.checkpoint_every=600",
     ]  # fmt: skip
 
 

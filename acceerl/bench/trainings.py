@@ -86,7 +86,7 @@ class Training:
     def stop(self) -> None:
         """Asks for a checkpoint and the end. Raises RuntimeError when it ended otherwise."""
         if self.process.poll() is None:
-            self.process.terminate()
+            self.ask()
         try:
             code = self.process.wait(LEAVE_S)
         except subprocess.TimeoutExpired:
@@ -94,6 +94,9 @@ class Training:
             code = self.process.wait()
         if code != STOPPED:
             raise RuntimeError(f"the training {self.run.path} ended with {code}:\n{self._words()}")
+
+    def ask(self) -> None:
+        self.process.terminate()
 
     def until(self, look: Callable[[], Value | None], what: str, seconds: float) -> Value:
         deadline = time.monotonic() + seconds
@@ -126,3 +129,14 @@ class Training:
 
     def _words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-20:])
+
+
+class OnSlurm(Training):
+    """The same with launch=slurm: the process here waits for the job, and ends with the training's exit code."""
+
+    def ask(self) -> None:
+        """`acceerl stop`; a job that does not heed it, or has not begun, is cancelled."""
+        words = [sys.executable, "-m", "acceerl", "stop", str(self.run.path)]
+        if subprocess.run(words, capture_output=True, timeout=LEAVE_S, check=False).returncode:
+            job = json.loads((self.run.path / "slurm" / "job.json").read_text())["job"]
+            subprocess.run(["scancel", job], timeout=LEAVE_S, check=False)

@@ -25,7 +25,7 @@ from acceerl.roles.drive import drive
 from acceerl.runtime.metrics import RunMeter
 from acceerl.runtime.registry_client import RegistryClient
 from acceerl.runtime.rundir import Run
-from acceerl.runtime.stop import DONE, STOPPED, StopFlag, Watchdog, die_with_keeper
+from acceerl.runtime.stop import DONE, LOST, STOPPED, StopFlag, Watchdog, die_with_keeper
 from acceerl.types import EnvSpec
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Process:
     stop: StopFlag
     watchdog: Watchdog
     requested: set[str] = field(default_factory=set)
+    orphaned: bool = False  # it leaves because the supervisor is gone, not because it was asked to
 
     def drive(self, loop: Iterator[bool], idle: float = 0.0) -> bool:
         """Runs the loop until it ends (True) or this process is asked to stop (False)."""
@@ -86,7 +87,7 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     registry.heartbeat(meter.snapshot())  # the last counters, which the final status must show
     meter.close()
     log.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
-    endpoint.finish(DONE if done else STOPPED)
+    endpoint.finish(DONE if done else LOST if process.orphaned else STOPPED)
 
 
 def _yield_politely() -> None:
@@ -139,10 +140,11 @@ def _heartbeats(process: Process) -> None:
     while not process.stop.is_set():
         time.sleep(1.0)  # not `stop.wait`, which looks 20 times: a wake costs a process of a busy machine 50 us
         _beat(process)
-        if process.registry.refused:  # a newer life of it runs: leaving with "asked to stop" would drain that one
+        if process.registry.refused:  # a newer life of it runs, which "asked to stop" would take for its own end
             log.error("the registry refused %s[%d]: %s", process.role, process.index, process.registry.refused)
             os._exit(1)
         if process.registry.disconnected_s > ORPHANED_S:
+            process.orphaned = True
             process.stop.set("the supervisor is gone")
 
 

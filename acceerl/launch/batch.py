@@ -24,6 +24,7 @@ from acceerl.runtime.world import Allocation, allocation
 
 WRONG_INPUT = 2
 ASKED, AGAIN_S = 5, 3.0
+REJOIN_S = 30.0  # how long a supervisor that was cut off waits for the network
 KILLED_S = 60.0  # Slurm ends a requeued job at once
 
 
@@ -41,6 +42,9 @@ def lead(path: str) -> int:
         return FAILED
     steps: list[Steps] = []
     code = _train(config, run, stop, _place(here, steps.append))
+    if lonely := next((s.cut_off() for s in steps if s.cut_off()), ""):
+        code = _reconnected(run, here, lonely)
+        return _interrupted(config, run, here, lonely, code)
     why = stop.reason or next((s.interrupted for s in steps), "")
     return _interrupted(config, run, here, why, code) if why and code in (STOPPED, FAILED) else code
 
@@ -72,7 +76,7 @@ def _train(config: Config, run: Run, stop: StopFlag, place: Place) -> int:
 
 def _interrupted(config: Config, run: Run, here: Allocation, why: str, code: int) -> int:
     """Back into the queue, unless Slurm is already ending the job: cancelled, over its limit, or requeued by itself."""
-    if not _runs(here.job):
+    if not _runs(here):
         _say(f"{why}; Slurm is ending job {here.job}: {slurm_queue.job_state(here.job)}")
         return code
     run.write_status({**run.status(), "state": QUEUED, "reason": why})
@@ -90,15 +94,35 @@ def _interrupted(config: Config, run: Run, here: Allocation, why: str, code: int
     return code
 
 
-def _runs(job: str) -> bool:
+def _runs(here: Allocation) -> bool:
     """Is the job still whole? A controller that does not answer for a while must not cost the run its next attempt."""
     for _ in range(ASKED):
         try:
-            return slurm_queue.all_run(job)
+            return slurm_queue.all_run(here.job, here.restarts)
         except slurm_queue.Unanswered as error:
-            _say(f"asking about job {job} again: {error}")
+            _say(f"asking about job {here.job} again: {error}")
             time.sleep(AGAIN_S)
     return True
+
+
+def _reconnected(run: Run, here: Allocation, why: str, seconds: float = REJOIN_S) -> int:
+    """After a lost network: returns when Slurm answers again and still counts on this life of the job.
+
+    Ends the process when another one leads the run by then, or nobody answers: Slurm has requeued the job, or will
+    when it notices that this node is lost. By then all processes have ended and the lock of the run is free. Not for
+    long: a node that comes back and still runs the batch script of a requeued job is drained ("Duplicate jobid").
+    """
+    attempt, until = run.attempt, time.monotonic() + seconds
+    _say(f"{why}; asking for up to {seconds:g} s whether job {here.job} is still this one's")
+    while time.monotonic() < until and run.attempt == attempt:
+        try:
+            if slurm_queue.all_run(here.job, here.restarts):
+                return FAILED
+            break
+        except slurm_queue.Unanswered:
+            time.sleep(AGAIN_S)
+    _say("another attempt leads the run, or will")
+    os._exit(FAILED)
 
 
 def submit(config: Config, run: Run, after: str = "") -> submission.Job:

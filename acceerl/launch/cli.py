@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import acceerl
@@ -110,6 +111,8 @@ def command_help(name: str) -> str:
 def _flags(name: str) -> str:
     if not COMMANDS[name].job:
         own = " [KEY=VALUE ...]" if COMMANDS[name].options else ""
+        if name == "doctor":
+            return f"{own} [launch=slurm and overrides of a training]"
         return " [KEY=VALUE ...] [json=PATH]" if COMMANDS[name].own_keys else own
     return " [KEY=VALUE ...] [--dry-run]" + (" [-m]" if name == "train" else "")
 
@@ -262,6 +265,19 @@ def _beside(parsed: argparse.Namespace) -> int:
     return command(parsed.words, parsed.options)
 
 
+def _doctor(parsed: argparse.Namespace) -> int:
+    """Of this machine; with launch=slurm and a training's other overrides, of each component that it would get."""
+    if not parsed.overrides:
+        return _beside(parsed)
+    if "launch=slurm" not in parsed.overrides:
+        words, keys = " ".join(parsed.overrides), ", ".join(parsed.options)
+        raise ValueError(f"acceerl doctor takes no further words, got {words} (its keys: {keys}; with launch=slurm the "
+                         "overrides of a training, too)")  # fmt: skip
+    from acceerl.launch.doctor_cluster import doctor
+
+    return doctor(parsed.overrides, Path(parsed.options["runs"]), parsed.options["json"])
+
+
 def _data(parsed: argparse.Namespace) -> int:
     from acceerl.launch import data
 
@@ -330,8 +346,8 @@ COMMANDS: dict[str, Command] = {
         words=(("run", ()),), job=False,
     ),
     "doctor": Command(
-        "check this machine and say what to do; exit code 1 when something needed fails", _beside, "acceerl doctor",
-        job=False,
+        "check this machine, or with launch=slurm each node type of a job, and say what to do; exit code 1: a failure",
+        _doctor, "acceerl doctor", job=False, own_keys=True,
         options=(("runs", "runs", "where runs will be written"), ("json", "", "file for the findings as JSON")),
     ),
 }  # fmt: skip

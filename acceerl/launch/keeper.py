@@ -40,6 +40,11 @@ class Keeper:
     def running(self) -> list[Child]:
         return [child for child in self.children.values() if child.running]
 
+    def can_spare(self, role: str) -> bool:
+        """May a training go on although a process of the role has left for good? Without evaluators always."""
+        stay = [c for c in self.children.values() if c.row.role == role and (c.running or c.due < float("inf"))]
+        return role == "evaluator" or (role == "rollout" and any(not self.hands.lost(c.key) for c in stay))
+
     def no_more_starts(self) -> None:
         self.closing = True
 

@@ -70,6 +70,12 @@ def state_of(status: dict[str, Any]) -> str:
     return "lost" if state in LED and not is_led(status) else state
 
 
+def latest(run: Run) -> dict[str, Any]:
+    """The status, read once more where its leader is gone: it may have written its last word after the first look."""
+    status = run.status()
+    return run.status() if state_of(status) == "lost" else status
+
+
 def refuse_led(run: Run) -> None:
     """Two leaders in one directory would overwrite each other's checkpoints. Raises ValueError naming the first."""
     status = run.status()

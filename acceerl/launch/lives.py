@@ -42,7 +42,7 @@ class Child:
     running: bool = False
     killed: float = 0.0  # when this life was last ordered to end; on another node that takes a moment
     started: float = 0.0  # time.monotonic()
-    due: float = 0.0  # when to start next
+    due: float = 0.0  # when to start next; infinite: not again
     restarts: int = 0
     failures: int = 0  # in a row, of lives shorter than the crash window; too many end the run
     useless: int = 0  # in a row, of lives shorter than USEFUL; drives the backoff

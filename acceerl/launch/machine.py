@@ -73,6 +73,9 @@ class Hands(Protocol):
     def lost(self, key: Key) -> str:
         """Why a process will not come back in this attempt; empty: it may."""
 
+    def cut_off(self) -> str:
+        """Why its owner may speak for the run no longer: nobody else hears it. Empty: it may."""
+
     def close(self, keys: Iterable[Key], deadline: float) -> None:
         """Kills `keys` and whatever else is left, and waits until all are gone (at most `deadline` seconds)."""
 
@@ -101,6 +104,9 @@ class Machine:
     def lost(self, key: Key) -> str:
         del key  # a process of this machine always may come back
         return ""
+
+    def cut_off(self) -> str:
+        return ""  # it is its owner's own machine
 
     def where(self, key: Key) -> str:
         del key

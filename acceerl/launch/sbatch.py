@@ -21,19 +21,24 @@ def script(config: Config, name: str, folder: Path, python: str, after: str = ""
     `B:` sends the signal to the batch process alone, and `exec` makes that the supervisor.
     """
     layout = components(config)
-    keep = sum(part.nodes for part in layout) > 1
-    parts = [_flags(config, component, keep) for component in layout]
     own = [f"--job-name=acceerl-{name}", f"--output={folder}/%j_0_log.out", "--open-mode=append",
            f"--signal=B:{SIGNAL}@{config.site.lead}",
            "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
-    parts[0] = own + ([f"--dependency=afterany:{after}"] if after else []) + parts[0]
-    head = "\n#SBATCH hetjob\n".join("\n".join(f"#SBATCH {shlex.quote(flag)}" for flag in flags) for flags in parts)
+    own += [f"--dependency=afterany:{after}"] if after else []
     command = shlex.join([python, "-u", "-m", "acceerl.launch.submission", str(folder)])
-    lines = ["#!/bin/bash", head, "", *config.site.setup, "export SUBMITIT_EXECUTOR=slurm", f"exec {command}", ""]
-    return "\n".join(lines)
+    return batch(config, layout, own, config.slurm.minutes, ["export SUBMITIT_EXECUTOR=slurm", f"exec {command}"])
 
 
-def _flags(config: Config, part: Component, keep: bool) -> list[str]:
+def batch(config: Config, layout: Sequence[Component], own: list[str], minutes: int, lines: Sequence[str]) -> str:
+    """A batch script over het components; `own` are the flags of the job as a whole."""
+    keep = sum(part.nodes for part in layout) > 1
+    parts = [_flags(config, component, keep, minutes) for component in layout]
+    parts[0] = own + parts[0]
+    head = "\n#SBATCH hetjob\n".join("\n".join(f"#SBATCH {shlex.quote(flag)}" for flag in flags) for flags in parts)
+    return "\n".join(["#!/bin/bash", head, "", *config.site.setup, *lines, ""])
+
+
+def _flags(config: Config, part: Component, keep: bool, minutes: int) -> list[str]:
     """`keep`: a lost node does not end the job. Slurm (22.05) keeps a het job only where its leader is told so too.
 
     And only where the leader has a second node: with one GPU node Slurm requeues the job when a CPU node is lost.
@@ -44,7 +49,7 @@ def _flags(config: Config, part: Component, keep: bool) -> list[str]:
     flags = [f"--{key}={value}" for key, value in given.items() if value]
     flags += [f"--nodes={part.nodes}", "--ntasks-per-node=1", f"--cpus-per-task={part.cpus}", f"--mem={part.memory}M"]
     flags += [f"--gres={config.site.gres}:{part.gpus}"] if part.gpus else []
-    flags += [f"--time={config.slurm.minutes}", *(["--no-kill"] if keep else []), *site.flags]
+    flags += [f"--time={minutes}", *(["--no-kill"] if keep else []), *site.flags]
     return flags
 
 

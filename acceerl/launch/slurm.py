@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from acceerl.config import Config, Nodes
 from acceerl.launch import attempts, batch, sbatch
 from acceerl.launch.leader import FAILED, QUEUED, whoami
 from acceerl.launch.progress import LogLines, Progress, TerminalLine, Totals
-from acceerl.launch.slurm_queue import ALIVE, Node, Unanswered, job_state, nodes
+from acceerl.launch.slurm_queue import ALIVE, Node, Unanswered, job_state, limits, nodes
 from acceerl.launch.submission import Job
 from acceerl.runtime.layout import Component, components, kind, shares
 from acceerl.runtime.rundir import Run
@@ -84,6 +84,8 @@ def _outcome(run: Run, job: Job) -> int:
     deadline = time.monotonic() + 15.0  # a shared file system may show the result a little later
     while (code := job.exit_code()) is None and job.state == "COMPLETED" and time.monotonic() < deadline:
         time.sleep(LOOK_S)
+    if code is None and run.status().get("state") == QUEUED:
+        _never_began(run, job)
     said = run.status().get("error") or ""
     print(f"job {job.job_id} ended: {job.state}{': ' if said else ''}{said}", flush=True)
     if code == 0:
@@ -95,17 +97,35 @@ def _outcome(run: Run, job: Job) -> int:
     return code
 
 
-def check(config: Config, known: Sequence[Node] | None = None) -> None:
-    """Can the cluster hold every component at all? Raises ValueError naming row, need and what there is."""
-    parts, known = components(config), _nodes() if known is None else known
-    for number, part in enumerate(parts):
+def _never_began(run: Run, job: Job) -> None:
+    """Slurm could not even start the batch script: mostly since its node does not see the folder of the log."""
+    seen = job.paths.stdout.exists()
+    why = "" if seen else f"; is {run.path} visible on the nodes? runs= must name a folder that all share"
+    run.write_status({**run.status(), "state": "failed", "supervisor": whoami(),
+                      "error": f"job {job.job_id} ended before it began: {job.state}{why}"})  # fmt: skip
+
+
+def check(config: Config, known: Sequence[Node] | None = None, longest: Mapping[str, float] | None = None) -> None:
+    """Can the cluster hold every component, and for so long? Raises ValueError naming row, need and what there is.
+
+    `known` and `longest` (minutes by partition) are asked of Slurm when `known` is not given.
+    """
+    if known is None:
+        known, longest = _asked()
+    for number, part in enumerate(components(config)):
         site: Nodes = config.site.gpu if part.kind == "gpu" else config.site.cpu
-        _check_component(_row(config, number), part, site, f"site.{part.kind}.partition", known)
+        row, key = _row(config, number), f"site.{part.kind}.partition"
+        _check_component(row, part, site, key, known)
+        limit = (longest or {}).get(site.partition, float("inf"))
+        if config.slurm.minutes > limit:
+            raise ValueError(f"{row}: slurm.minutes={config.slurm.minutes} is more than the {limit:g} minutes that "
+                             f"{key}={site.partition or '(default)'} allows a job; lower it: a longer training goes on "
+                             "in the next attempt")  # fmt: skip
 
 
-def _nodes() -> list[Node]:
+def _asked() -> tuple[list[Node], dict[str, float]]:
     try:
-        return nodes()
+        return nodes(), limits()
     except Unanswered as error:
         raise ValueError(f"Slurm does not answer, so nothing was submitted ({error})") from error
 

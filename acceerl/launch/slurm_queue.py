@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from acceerl.runtime.world import expand
@@ -52,9 +53,25 @@ def job_state(job: str) -> str:
     return merged(_remembered(job)) or GONE
 
 
-def all_run(job: str) -> bool:
-    """Does every component run? Not once Slurm has begun to end the job, for whatever reason."""
-    return set(scontrol_states(call("scontrol", "show", "job", "-o", job))) == {"RUNNING"}
+def still_there(job: str) -> bool:
+    """Has the job not ended yet? True as well while the controller does not answer."""
+    try:
+        return job_state(job) in ALIVE
+    except Unanswered:
+        return True
+
+
+def cancel(job: str) -> None:
+    """Nothing happens to a job that has ended; one that cannot be reached has a time limit."""
+    with suppress(Unanswered):
+        call("scancel", job)
+
+
+def all_run(job: str, restarts: int) -> bool:
+    """Does every component run, in this life of the job? Not once Slurm has begun to end it, for whatever reason."""
+    said = call("scontrol", "show", "job", "-o", job)
+    lives = {int(number) for number in re.findall(r"\bRestarts=(\d+)", said)}
+    return set(scontrol_states(said)) == {"RUNNING"} and lives <= {restarts}
 
 
 def _remembered(job: str) -> list[str]:
@@ -124,6 +141,37 @@ def nodes() -> list[Node]:
     return parse_nodes(call("sinfo", "-h", "-N", "-o", "%N|%P|%c|%m|%G|%T|%f"))
 
 
+def limits() -> dict[str, float]:
+    """The longest job of each partition in minutes; '' is the site's default one. Raises as `nodes` does."""
+    return parse_limits(call("scontrol", "show", "partition", "-o"))
+
+
+def parse_limits(text: str) -> dict[str, float]:
+    """
+    >>> parse_limits("PartitionName=a Default=YES MaxTime=2-00:30:00 State=UP\\nPartitionName=b MaxTime=UNLIMITED")
+    {'a': 2910.0, '': 2910.0, 'b': inf}
+    """
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        said = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        names = [said.get("PartitionName", ""), *([""] if said.get("Default") == "YES" else [])]
+        found |= dict.fromkeys(names, minutes(said.get("MaxTime", "UNLIMITED")))
+    return found
+
+
+def minutes(limit: str) -> float:
+    """
+    >>> minutes("04:00:00"), minutes("1-12:00:00"), minutes("30:00"), minutes("UNLIMITED")
+    (240.0, 2160.0, 30.0, inf)
+    """
+    if not limit[:1].isdigit():
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    hours, mins, secs = [0] * (3 - len(parts)) + parts
+    return int(days or 0) * 1440 + hours * 60 + mins + secs / 60
+
+
 def parse_nodes(text: str) -> list[Node]:
     """`*` after a partition's name marks the site's default, which is also called ''.
 
@@ -165,11 +213,11 @@ def node_is_up(name: str) -> bool:
 
 
 def job_has(job: str, node: str) -> bool:
-    """Can steps of a job run on a node? With --no-kill a lost node leaves the job for good. True: nobody answers."""
-    try:
-        text = call("scontrol", "show", "job", "-o", job, seconds=QUICK_S)
-    except Unanswered:
-        return True
+    """Can steps of a job run on a node? With --no-kill a lost node leaves the job for good.
+
+    Raises Unanswered when the controller does not answer.
+    """
+    text = call("scontrol", "show", "job", "-o", job, seconds=QUICK_S)
     lists = [nodes for nodes in re.findall(r"\bNodeList=(\S+)", text) if nodes != "(null)"]
     return any(node in expand(nodes) for nodes in lists) and node_is_up(node)
 

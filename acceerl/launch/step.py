@@ -22,7 +22,7 @@ from acceerl.launch.slurm_queue import node_is_up, requeue
 from acceerl.runtime.layout import Share, gpus_of, pins, shares
 from acceerl.runtime.placement import EGL_ENV, rows
 from acceerl.runtime.rundir import Run
-from acceerl.runtime.stop import DONE, STOPPED, StopFlag
+from acceerl.runtime.stop import DONE, LOST, STOPPED, StopFlag
 from acceerl.runtime.world import here
 
 SUPERVISOR = "ACCEERL_SUPERVISOR"  # environment variable: JSON of host, port and token
@@ -50,7 +50,7 @@ class Step:
                 for message in self.line.receive():
                     self._obey(message)
                 self._report()
-            return DONE if self.ended else STOPPED
+            return DONE if self.ended else STOPPED if self.stop.is_set() else LOST
         finally:
             self.machine.close([], deadline=10.0)
 
@@ -64,6 +64,7 @@ class Step:
                 self.ended = True
 
     def _report(self) -> None:
+        self._told_to_leave()  # said before its processes' ends, which follow from it
         for (role, index), code, text, _ in self.machine.ends():
             self.line.send(ended=[role, index], code=code, text=text)
         if time.monotonic() >= self._beat_due:

@@ -1,13 +1,14 @@
 """The hands of a keeper on a cluster: one keeper step per role group and node, each with a line to the supervisor.
 
-A step that ends is started again, and its processes count as crashed; one whose node is lost is not, and the run goes
-on without what it held. Nothing here waits, except `close`.
+A step that ends is started again, and its processes count as crashed. One whose node is lost, or that Slurm told to
+leave, is not, and the run goes on without what it held. Nothing here waits, except `close`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,13 +23,14 @@ from acceerl.launch import sbatch
 from acceerl.launch.line import Line
 from acceerl.launch.machine import End, Frozen, Key
 from acceerl.launch.reception import Reception
-from acceerl.launch.slurm_queue import job_has
+from acceerl.launch.slurm_queue import Unanswered, job_has
 from acceerl.launch.step import SILENT_S, SUPERVISOR
 from acceerl.runtime.layout import Share, shares
 from acceerl.runtime.mpiexec import tethered
 from acceerl.runtime.placement import Row
 from acceerl.runtime.registry_client import REGISTRY
 from acceerl.runtime.rundir import Run
+from acceerl.runtime.stop import STOPPED
 from acceerl.runtime.world import Allocation, for_srun
 
 PING_S = 1.0
@@ -55,6 +57,9 @@ class Held:
     failures: int = 0  # starts in a row that never reported
     away: str = ""  # why it will not come back
     came: bool = False  # it has reported at least once
+    told: str = ""  # Slurm wants this step to leave; how it said so
+    ended_by_us: bool = False  # this life's srun was signalled by the supervisor
+    fallen: set[Key] = field(default_factory=set)  # were held by the life that has ended, until its srun has
     keys: set[Key] = field(default_factory=set)  # started, and not known to have ended
     looks: dict[str, list[Any]] = field(default_factory=dict)  # by ROLE.INDEX: process id, what is frozen around it
 
@@ -64,9 +69,16 @@ class Held:
 
     def words(self) -> str:
         """What srun said last."""
-        lines = self.log.read_text(errors="replace").split(f"--- life {self.life}\n")[-1].split("\n")
-        said = [line.strip() for line in lines if line.strip()]
+        said = [line.strip() for line in self._said().split("\n") if line.strip()]
         return said[-1] if said else "it said nothing"
+
+    def cancelled(self) -> bool:
+        """Did somebody scancel this life? Slurm kills a step without a signal before, and tells srun alone."""
+        said = re.search(r"\*\*\* STEP \S+ ON \S+ CANCELLED AT (.*)", self._said())
+        return said is not None and "NODE FAIL" not in said.group(1) and not self.ended_by_us
+
+    def _said(self) -> str:
+        return self.log.read_text(errors="replace").split(f"--- life {self.life}\n")[-1]
 
 
 class Steps:
@@ -86,10 +98,12 @@ class Steps:
         self._where = {**self._reception.where, "job": allocation.job, "node": allocation.node}
         self._ping_due = 0.0
         self._closing = False
+        self._cut_off = ""
+        self.node = allocation.node
 
     def ready(self, key: Key) -> bool:
         step = self.of[key]
-        return step.line is not None and key not in step.keys
+        return step.line is not None and key not in step.keys and not step.away
 
     def start(self, key: Key, row: Row, life: int) -> None:
         step = self.of[key]
@@ -114,6 +128,9 @@ class Steps:
 
     def lost(self, key: Key) -> str:
         return self.of[key].away
+
+    def cut_off(self) -> str:
+        return self._cut_off
 
     def ends(self) -> list[End]:
         """Also: takes calls, starts steps that are due, and gives up those that do not come."""
@@ -175,27 +192,43 @@ class Steps:
             if "ended" in message:
                 role, index = message["ended"]
                 step.keys.discard((role, index))
-                yield End((role, index), message["code"], message["text"])
+                yield End((role, index), STOPPED if step.told else message["code"], message["text"])
             elif "held" in message:
                 step.looks = message["held"]
             elif "told" in message:
-                self.interrupted = self.interrupted or f"Slurm sent {message['told']} to the step {step.name}"
+                self._told(step, f"Slurm sent {message['told']} to the step {step.name}")
         silent = time.monotonic() - line.heard
         if line.lost or silent > LOST_S:
-            yield from self._fallen(step, "its line broke" if line.lost else f"it was silent for {silent:.0f} s")
+            self._fallen(step, "its line broke" if line.lost else f"it was silent for {silent:.0f} s")
 
-    def _fallen(self, step: Held, how: str) -> Iterator[End]:
-        """A step that was up has ended: what it held has crashed, and it is started again."""
+    def _told(self, step: Held, why: str) -> None:
+        """scancel of one step, or the preemption of all: then a step that cannot be spared hears of it as well."""
+        step.told = step.away = why
+        if not self._can_spare(step):
+            self.interrupted = self.interrupted or why
+
+    def _can_spare(self, step: Held) -> bool:
+        """Do others of its kind go on when this one is away?"""
+        others = [s for s in self.steps if s.share.group == step.share.group and not s.away]
+        return {role for role, _ in step.share.processes} <= EXPENDABLE and bool(others)
+
+    def _fallen(self, step: Held, how: str) -> None:
+        """A step that was up has ended. What follows for what it held is decided when its srun has ended as well."""
         assert step.line is not None
         step.line.close()
-        step.line, keys, step.keys, step.looks = None, step.keys, set(), {}
-        if step.srun is not None:
-            step.end_by = time.monotonic() + 5.0  # it may end by itself
+        step.line, step.fallen, step.keys, step.looks = None, step.keys, set(), {}
+        step.end_by = time.monotonic() + 5.0  # it may end by itself
         step.due = time.monotonic() + AGAIN_S
-        if keys and not self._closing:
-            _say(f"the keeper step of {step.name} ended: {how} (log {step.log})")
-        for key in sorted(keys):
-            yield End(key, 1, f"its keeper step on {step.node} ended")
+        if step.fallen and not self._closing:
+            _say(f"the keeper step of {step.name} ended: {step.told or how} (log {step.log})")
+
+    def _buried(self, step: Held) -> Iterator[End]:
+        """What a step held has crashed, or left with it; in the first case it is started again."""
+        if not step.told and step.cancelled() and self._can_spare(step):
+            self._told(step, f"the step {step.name} was cancelled")
+        fallen, step.fallen = step.fallen, set()
+        for key in sorted(fallen):
+            yield End(key, STOPPED if step.told else 1, f"its keeper step on {step.node} ended")
 
     def _watched(self, step: Held) -> Iterator[End]:
         """Starts a step that is due, notices one that does not come up, and reaps its srun."""
@@ -207,26 +240,38 @@ class Steps:
         elif code is not None:
             step.srun = None
             if step.line is not None:
-                yield from self._fallen(step, f"srun left with {code}")
+                self._fallen(step, f"srun left with {code}")
             elif not step.end_by:
                 yield from self._did_not_come(step, f"srun left with {code}")
             step.end_by = 0.0
+            yield from self._buried(step)
         elif step.end_by and now > step.end_by:
+            step.ended_by_us = True
             _signal(step, signal.SIGTERM if now < step.end_by + 5.0 else signal.SIGKILL)
         elif step.line is None and not step.end_by and now - step.began > self.config.slurm.start:
             step.end_by = now
             yield from self._did_not_come(step, f"not within {self.config.slurm.start:g} s")
 
     def _begin(self, step: Held) -> Iterator[End]:
-        if step.life and not self.job_has(self.job, step.node):
+        if step.life and not self._node_is_there(step):
             yield from self._give_up(step, f"node {step.node} is lost")
             return
-        step.life, step.began = step.life + 1, time.monotonic()
+        step.life, step.began, step.ended_by_us = step.life + 1, time.monotonic(), False
         with step.log.open("a") as log:
             log.write(f"--- life {step.life}\n")
         command = sbatch.keeper(self.run.path, step.share, sys.executable, self.attempt, step.life)
         words = sbatch.step(self.config, step.share, step.node, self.het, command)
         step.srun = self._start_process(words, step.log, self._environment())
+
+    def _node_is_there(self, step: Held) -> bool:
+        """Also notices that it is this node which the others have lost. Without an answer the step is tried anyway."""
+        try:
+            return self.job_has(self.job, step.node)
+        except Unanswered as error:
+            away = [other for other in self.steps if other.node != self.node]
+            if away and not any(other.line for other in away):
+                self._cut_off = f"neither Slurm nor a step on another node answers {self.node} ({error})"
+            return True
 
     def _environment(self) -> dict[str, str]:
         """Addresses travel in the environment: a file may stay invisible to other nodes for a minute (NFS)."""
@@ -248,11 +293,10 @@ class Steps:
         Another attempt may fare better where a step has worked, not where none ever came up.
         """
         step.away = why
-        expendable = {role for role, _ in step.share.processes} <= EXPENDABLE
-        others = [s for s in self.steps if s.share.group == step.share.group and not s.away]
-        if expendable and others:
+        if self._can_spare(step):
             _say(f"{why}: going on without {step.share.inside}")
             return
+        expendable = {role for role, _ in step.share.processes} <= EXPENDABLE
         whole = f"no {step.share.group} is left: {why}" if expendable else why
         self.interrupted = whole if step.came else ""
         yield End(step.share.processes[0], 1, why, why=whole)

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acceerl.launch.leader import ENDED, FAILED, LED, is_here, leader, state_of
+from acceerl.launch.leader import ENDED, FAILED, LED, is_here, latest, leader, state_of
 from acceerl.runtime.registry_client import RegistryClient, RegistryRefused, RegistryTimeout
 from acceerl.runtime.rundir import Run
 
@@ -34,7 +34,7 @@ def stop(path: str | Path) -> int:
     Raises ValueError, naming its state, for a run that is not running.
     """
     run = Run.open(path)
-    status = run.status()
+    status = latest(run)
     _refuse_idle(run, status)
     if status["state"] in ("starting", "scoring") or run.config().channels == "inline":
         _signal(run, status)
@@ -94,7 +94,7 @@ def _await_end(run: Run) -> int:
     seconds = run.config().deadlines.drain + LATER_S
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        status = run.status()
+        status = latest(run)
         state = state_of(status)
         if state in ENDED or state == "lost":
             return _tell(run, status, state)

@@ -103,6 +103,9 @@ class Supervisor:
             elif time.monotonic() > self.drain_until:
                 self._end_stragglers()
             self._now_and_then()
+            if cut_off := self._cut_off():
+                _say(f"{cut_off}: ending this attempt without a word in status.json")
+                return FAILED
             time.sleep(TICK)
         self.state = {DONE: "done", STOPPED: "stopped"}.get(self.code, "failed")
         return self.code
@@ -119,18 +122,29 @@ class Supervisor:
             parts.callback(self._report)
             parts.callback(self.keeper.kill_all)
 
+    def _cut_off(self) -> str:
+        """Why another attempt may lead the run, now or soon: then status.json is not this one's any more."""
+        return self.keeper.hands.cut_off()
+
     def _judge(self, exit: Exit) -> None:
         self.registry.gone(exit.role, exit.index)
         if exit.role == "learner" and exit.code == DONE:
             if exit.index == 0:  # the other ranks leave beside it
                 self._drain(DONE, "the learner is done")
         elif exit.code == STOPPED:
-            self._drain(STOPPED, f"{exit.name} was asked to stop")
+            self._left(exit)
         elif exit.hopeless and self.code is None:
             self._give_up(exit)
         elif exit.again and self.code is None:
             child = self.keeper.children[exit.role, exit.index]
             _say(f"{exit.name} ended: {exit.text}; restart {child.restarts} follows (log {self.keeper.log(child)})")
+
+    def _left(self, exit: Exit) -> None:
+        """A process was asked to leave by somebody else. One of several rollouts may; others hold the training."""
+        if not self.keeper.can_spare(exit.role):
+            self._drain(STOPPED, f"{exit.name} was asked to stop")
+        elif self.code is None:
+            _say(f"{exit.name} was asked to leave ({exit.text}): going on without it")
 
     def _heed_signals(self) -> None:
         reason = self.stop.reason if self.stop.is_set() else self.registry.asked("stop")
@@ -219,7 +233,8 @@ class Supervisor:
             self.state, self.attempt, totals.counters(), totals.rates(), totals.success, totals.lag, restarts
         )
         self.on_progress(progress)
-        self.run.write_status(self._status(progress, records))
+        if not self._cut_off():
+            self.run.write_status(self._status(progress, records))
 
     def _status(self, progress: Progress, records: dict[Key, Record]) -> dict[str, Any]:
         return {
@@ -255,7 +270,7 @@ class Supervisor:
     def _state_of(self, child: Child, announced: bool) -> str:
         if child.running:
             return "running" if announced else "starting"
-        if self.keeper.hands.lost(child.key):
+        if self.keeper.hands.lost(child.key) and child.due < float("inf"):
             return "lost"
         return "ended" if self.keeper.closing or child.due == float("inf") else "restarting"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.clusters import Cluster
+from tests.slurm.clusters import Cluster, wait
+from tests.slurm.trainings import Training
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,13 @@ def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
     session_cluster.wait_for_idle()
     yield session_cluster
     session_cluster.ask("scancel", "--user=root")
+
+
+@pytest.fixture
+def training(cluster: Cluster, tmp_path: Path) -> Iterator[Training]:
+    yield Training(cluster, tmp_path)
+    cluster.ask("scancel", f"--user={getpass.getuser()}")
+    wait(lambda: not cluster.ask("squeue", "--noheader"), 60, lambda: cluster.ask("squeue"))
 
 
 def started(cluster: Cluster) -> Iterator[Cluster]:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.running import process, updates
-from tests.slurm.clusters import Cluster, wait
+from tests.slurm.clusters import wait
 from tests.slurm.trainings import Training
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-
-
-@pytest.fixture
-def training(cluster: Cluster, tmp_path: Path) -> Iterator[Training]:
-    yield Training(cluster, tmp_path)
-    cluster.ask("scancel", f"--user={getpass.getuser()}")
-    wait(lambda: not cluster.ask("squeue", "--noheader"), 60, lambda: cluster.ask("squeue"))
 
 
 def test_a_het_job_runs_on_its_nodes_trains_and_carries_its_exit_code_through(training, record_property):
@@ -64,6 +55,20 @@ def test_scancel_writes_a_checkpoint_and_leaves_nothing(training, record_propert
     assert again.returncode == 0, again.stderr
 
 
+def test_ps_watch_and_stop_work_over_a_cluster(training):
+    job = training.submit()
+    training.trains()
+    seen = training.acceerl("watch", str(training.run), "once=true")
+    assert seen.returncode == 0, seen.stderr
+    assert "running" in seen.stdout and "cpu1" in seen.stdout and "rollout[1]" in seen.stdout
+    assert "running" in training.acceerl("ps").stdout
+    stopped = training.acceerl("stop", str(training.run))
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped; last checkpoint: ckpt-" in stopped.stdout
+    training.cluster.wait_for_state(job, "FAILED", 30)  # exit code 75: asked to stop, and not requeued
+    assert training.cluster.job(job)["Restarts"] == "0" and training.status["state"] == "stopped"
+
+
 def test_usr2_requeues_and_the_next_attempt_goes_on(training, record_property):
     job = training.submit()
     training.trains()
@@ -93,6 +98,20 @@ def test_killed_processes_and_steps_come_back_in_the_same_allocation(training, r
     wait(lambda: ("rollout", "cpu1") in training.steps(), 30, lambda: str(training.steps()))
     training.trains(seconds=60)
     assert training.cluster.job(job)["Restarts"] == "0"
+
+
+def test_scancel_of_one_rollout_step_costs_that_step_only(training):
+    job = training.submit("rollout.processes=4")
+    training.trains()
+    lines = training.cluster.ask("squeue", "--steps", "--noheader", "--format=%i %j %N").splitlines()
+    [step] = [number for number, name, node in (line.split() for line in lines) if (name, node) == ("rollout", "cpu2")]
+    training.cluster.ask("scancel", step)
+    wait(lambda: ("rollout", "cpu2") not in training.steps(), 40, lambda: str(training.steps()))
+    training.trains(more=10, seconds=60)
+    assert training.cluster.job(job)["Restarts"] == "0"
+    assert [process(training.run, "rollout", i)["state"] for i in range(4)] == ["running"] * 2 + ["ended"] * 2
+    assert "rollout[2] was asked to leave" in training.said()
+    assert ("rollout", "cpu2") not in training.steps(), "nobody wants it back"
 
 
 def is_keeper(pid: str, command: str, training: Training) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from acceerl import __version__
 from acceerl.jobs.report import page, sections
+from acceerl.jobs.report.costs import costs
 from acceerl.jobs.report.records import Records
 from acceerl.runtime.rundir import Run, replace_text
 
@@ -48,7 +49,7 @@ def render(run: Run) -> str:
         heat=page.heat_map(sections.tasks_over_time(records), _instructions(scores)),
         learning=page.charts(sections.learning_charts(records)),
         speed=page.charts(sections.speed_charts(records)),
-        time=page.where_time_went(records, _restarts(records, status)),
+        time=page.where_time_went(records, _restarts(records, status), costs(run.config(), records.seconds)),
         videos=page.videos(sorted(run.videos.glob("*.mp4")), _instructions(scores)),
         config=escape(run.config_file.read_text()),
         footer=escape(_footer(records)),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from acceerl.jobs.report.charts import Chart, figure
+from acceerl.jobs.report.costs import Cost, sentence
 from acceerl.jobs.report.records import Records
 
 MAX_VIDEO_BYTES = 32 * 2**20  # embedded in one page; the rest are named instead
@@ -128,11 +129,14 @@ def _heat(rate: float) -> str:
     return f'<td title="{100 * rate:.0f} %"><i style="opacity:{0.06 + 0.94 * rate:.2f}"></i></td>'
 
 
-def where_time_went(records: Records, restarts: Mapping[str, int]) -> str:
-    """One bar a role: the share of its processes' time spent waiting, for whom, and the rest."""
-    rows = [_role_row(records, role, restarts.get(role, 0)) for role in sorted(records.seconds, key=_place)]
-    head = "<tr><th>role</th><th></th><th>restarts</th><th>memory</th></tr>"
-    legend = '<p class="note">Blue: working. Striped: waiting, for whom. Memory: the largest process.</p>'
+def where_time_went(records: Records, restarts: Mapping[str, int], cost: Mapping[str, Cost]) -> str:
+    """One bar a role: the share of its processes' time spent waiting, for whom, and the rest; and what it cost."""
+    rows = [_role_row(records, role, restarts.get(role, 0), cost[role]) for role in sorted(records.seconds, key=_place)]
+    head = "<tr><th>role</th><th></th><th>restarts</th><th>memory</th><th>CPU-hours</th><th>GPU-hours</th></tr>"
+    legend = (
+        '<p class="note">Blue: working. Striped: waiting, for whom. Memory: the largest process. '
+        f"{sentence(cost, records.duration)}</p>"
+    )
     return f'<div class="scroll"><table class="time">{head}{"".join(rows)}</table></div>{legend}' if rows else ""
 
 
@@ -143,7 +147,7 @@ def _place(role: str) -> int:
     return _ORDER.index(role) if role in _ORDER else len(_ORDER)
 
 
-def _role_row(records: Records, role: str, restarts: int) -> str:
+def _role_row(records: Records, role: str, restarts: int, cost: Cost) -> str:
     total = max(records.seconds[role], 1e-9)
     waits = {whom: s / total for (of, whom), s in sorted(records.waited.items()) if of == role and s / total >= 0.005}
     working = max(0.0, 1 - sum(waits.values()))
@@ -154,7 +158,7 @@ def _role_row(records: Records, role: str, restarts: int) -> str:
     return (
         f"<tr><th>{escape(role)} <small>× {number}</small></th>"
         f'<td class="bar"><div>{"".join(bars)}</div></td><td>{restarts or "–"}</td>'
-        f"<td>{records.rss_mb[role]:,.0f} MB</td></tr>"
+        f"<td>{records.rss_mb[role]:,.0f} MB</td><td>{cost.cpu_h:.2f}</td><td>{cost.gpu_h:.2f}</td></tr>"
     )
 
 

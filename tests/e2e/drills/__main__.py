@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.drills.cluster import cluster
 from tests.e2e.drills.cuts import disk_full, registry_cut
 from tests.e2e.drills.growth import memory
 from tests.e2e.drills.kills import each_role, rollouts, supervisor
@@ -19,7 +20,8 @@ from tests.e2e.drills.outcome import Outcome
 from tests.e2e.drills.stops import stop_signal
 
 DRILLS: dict[str, Callable[..., Outcome]] = {
-    drill.__name__: drill for drill in (rollouts, each_role, supervisor, stop_signal, memory, registry_cut, disk_full)
+    drill.__name__: drill
+    for drill in (rollouts, each_role, supervisor, stop_signal, memory, registry_cut, disk_full, cluster)
 }
 
 

@@ -59,7 +59,8 @@ class Training:
             self.job.kill()  # the processes follow their keeper
             self.job.wait()
         for stray in self.strays():
-            stray.kill()
+            with suppress(psutil.NoSuchProcess):
+                stray.kill()
 
     def resume(self, *overrides: str) -> None:
         """Starts `acceerl train resume=RUN` after the job has ended."""

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from acceerl.config import Config
+from acceerl.config import Config, from_dict
 from acceerl.jobs import report
 from acceerl.jobs.report import page, sections
 from acceerl.jobs.report.charts import Chart, Line, labels, nice_ticks, short, svg, thin
+from acceerl.jobs.report.costs import costs
 from acceerl.jobs.report.records import Records
 from acceerl.jobs.success import wilson, write_table
 from acceerl.runtime.rundir import Run
@@ -254,3 +255,18 @@ def test_thinning_keeps_means():
 
 def test_time_is_zero_at_the_first_line(records):
     assert records.active(BEGAN) == pytest.approx(0, abs=10)
+
+
+def test_cpu_and_gpu_hours_are_those_that_the_processes_of_a_role_held(records, html):
+    """Four rollouts for 20 minutes; on the cluster learner and inference share one GPU, or have one each."""
+    found = costs(Config(), records.seconds)
+    assert found["rollout"].cpu_h == pytest.approx(4 * MINUTES / 60, rel=0.05)
+    assert {cost.gpu_h for cost in found.values()} == {0.0}
+    hour = {"learner": 3600.0, "inference": 3600.0, "rollout": 7200.0}
+    one = from_dict({"launch": "slurm", "learner": {"threads": 4}, "placement": {"gpus": 1}})
+    assert {role: (c.cpu_h, c.gpu_h) for role, c in costs(one, hour).items()} == {
+        "learner": (4.0, 0.5), "inference": (1.0, 0.5), "rollout": (2.0, 0.0),
+    }  # fmt: skip
+    two = from_dict({"launch": "slurm", "placement": {"gpus": 2}})
+    assert [costs(two, hour)[role].gpu_h for role in ("learner", "inference")] == [1.0, 1.0]
+    assert "GPU-hours.</p>" in html and "hours of wall clock" in html

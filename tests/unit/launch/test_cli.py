@@ -105,7 +105,8 @@ def test_a_dry_run_of_a_cluster_prints_script_and_steps_and_asks_no_slurm(capsys
         (["ps", "a", "b"], "acceerl ps takes no further words, got b (its keys: runs)"),
         (["ps", "/nowhere"], "/nowhere is no folder"),
         (["stop", "/nowhere"], "/nowhere is no run directory"),
-        (["doctor", "now"], "acceerl doctor takes no further words, got now (its keys: runs, json)"),
+        (["doctor", "now"], "now is no override: write KEY=VALUE (see acceerl doctor --help)"),
+        (["doctor", "site=a"], "acceerl doctor takes no further words, got site=a (its keys: runs, json; with launch="),
         (["report", "a", "b"], "acceerl report takes no further words, got b"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from acceerl.launch.slurm_queue import Node
 from acceerl.launch.train import prepare, start
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.world import Allocation
+from tests.unit.launch.fake_slurm import FakeSlurm, het
 
 HERE = Allocation("7", 0, "gpu1", (("gpu1",), ("cpu1",)))
 
@@ -81,11 +84,18 @@ def test_a_new_checkpoint_is_progress_also_over_successors(run):
     assert attempts.record(run)["job"] == "11"
 
 
+def test_a_time_limit_that_the_partition_refuses_is_named():
+    slurm.check(config(), KNOWN, {"gpu": 240.0, "cpu": float("inf")})
+    with pytest.raises(ValueError, match=r"row learner\+inference: slurm.minutes=240 is more than the 60 minutes that "
+                       r"site.gpu.partition=gpu allows"):  # fmt: skip
+        slurm.check(config(), KNOWN, {"gpu": 60.0, "cpu": 600.0})
+
+
 @pytest.fixture
 def asked(monkeypatch) -> dict[str, Any]:
     """What Slurm says, and what was asked of it."""
     given: dict[str, Any] = {"all_run": True, "refused": "", "asked": []}
-    monkeypatch.setattr(slurm_queue, "all_run", lambda job: given["all_run"])
+    monkeypatch.setattr(slurm_queue, "all_run", lambda job, restarts: given["all_run"])
     monkeypatch.setattr(slurm_queue, "job_state", lambda job: "CANCELLED")
     monkeypatch.setattr(slurm_queue, "requeue", lambda job: given["asked"].append(f"requeue {job}") or given["refused"])
     monkeypatch.setattr(batch, "KILLED_S", 0.0)
@@ -124,7 +134,7 @@ def test_where_requeue_is_refused_a_successor_waits_for_this_job(run, asked, cap
 def test_a_silent_controller_is_asked_again_and_costs_no_attempt(run, asked, monkeypatch):
     answers = [slurm_queue.Unanswered("no contact")] * 2
 
-    def all_run(job: str) -> bool:
+    def all_run(job: str, restarts: int) -> bool:
         if answers:
             raise answers.pop()
         return True
@@ -133,6 +143,35 @@ def test_a_silent_controller_is_asked_again_and_costs_no_attempt(run, asked, mon
     monkeypatch.setattr(batch, "AGAIN_S", 0.0)
     batch._interrupted(run.config(), run, HERE, "signal SIGUSR2", 75)
     assert asked["asked"][0] == "requeue 7" and not answers
+
+
+def test_who_was_cut_off_goes_on_only_when_slurm_still_counts_on_it(run, asked, monkeypatch, capsys):
+    monkeypatch.setattr(batch, "AGAIN_S", 0.0)
+    answers = [slurm_queue.Unanswered("no contact")] * 2
+
+    def all_run(job: str, restarts: int) -> bool:
+        if answers:
+            raise answers.pop()
+        return bool(given["all_run"])
+
+    given = asked
+    monkeypatch.setattr(slurm_queue, "all_run", all_run)
+    assert batch._reconnected(run, HERE, "nobody answers gpu1") == 1
+    assert asked["asked"] == [] and not answers, "it requeues its job"
+    asked["all_run"] = False  # requeued by Slurm: the job's other life runs, or will
+    batch._reconnected(run, HERE, "nobody answers gpu1")
+    assert asked["asked"] == ["exit 1"]
+    assert "another attempt leads the run, or will" in capsys.readouterr().err
+
+
+def test_another_life_of_a_job_is_not_this_one(tmp_path, monkeypatch):
+    fake = FakeSlurm(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    fake.says(scontrol=het("RUNNING", "RUNNING").replace("Reason", "Restarts=1 Reason"))
+    assert slurm_queue.all_run("7", 1)
+    assert not slurm_queue.all_run("7", 0)
+    fake.says(scontrol=het("RUNNING", "COMPLETING").replace("Reason", "Restarts=1 Reason"))
+    assert not slurm_queue.all_run("7", 1)
 
 
 def test_without_requeue_and_successor_the_run_waits_for_its_user(run, asked, monkeypatch, capsys):
@@ -146,6 +185,17 @@ def test_without_requeue_and_successor_the_run_waits_for_its_user(run, asked, mo
     assert (
         "no successor either: Slurm refused the job: maintenance; to continue: acceerl train" in capsys.readouterr().err
     )
+
+
+def test_a_job_that_never_began_is_told_with_the_likely_reason(run, capsys):
+    """Its first node did not see the folder of the log, so nobody wrote a word."""
+    job = SimpleNamespace(job_id="7", state="FAILED", exit_code=lambda: None,
+                          paths=SimpleNamespace(stdout=run.path / "slurm" / "7_0_log.out"))  # fmt: skip
+    run.write_status({"state": "queued"})
+    assert slurm._outcome(run, job) == 1
+    said = f"job 7 ended before it began: FAILED; is {run.path} visible on the nodes? runs= must name a folder that all"
+    assert said in capsys.readouterr().out
+    assert run.status()["state"] == "failed"
 
 
 def test_a_queued_run_is_not_submitted_twice(run, monkeypatch):

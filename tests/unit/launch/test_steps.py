@@ -17,6 +17,7 @@ import pytest
 from acceerl.launch import steps
 from acceerl.launch.line import Line
 from acceerl.launch.progress import Progress
+from acceerl.launch.slurm_queue import Unanswered
 from acceerl.launch.steps import Steps
 from acceerl.launch.supervisor import Place, supervise
 from acceerl.runtime.placement import rows
@@ -62,6 +63,11 @@ def states(run: Run) -> dict[tuple[str, int], tuple[str, str, int]]:
     return {(p["role"], p["index"]): (p["host"], p["state"], p["restarts"]) for p in run.status().get("processes", [])}
 
 
+def all_up(run: Run) -> bool:
+    rows = run.status().get("processes", [])
+    return bool(rows) and all(row["pid"] for row in rows)
+
+
 def test_processes_run_on_their_nodes_and_nothing_is_left(cluster):
     run, place, _ = cluster(learner="finish")
     assert supervise(run, run.config(), nothing, stop=StopFlag(), place=place) == DONE
@@ -99,6 +105,64 @@ def test_a_killed_step_takes_its_processes_along_and_both_come_back(cluster, cap
     assert states(run)["learner", 0][2] == 0
 
 
+def test_a_rollout_step_that_slurm_tells_to_leave_leaves_and_the_run_goes_on(cluster, capfd):
+    run, place, made = cluster()
+    stop, at = StopFlag(), []
+
+    def tell(progress: Progress) -> None:
+        if not at and progress.counters["updates"] > 3 and all_up(run):
+            at.append(progress.counters["updates"])
+            step = psutil.Process(pid_of(run, "rollout.1.1"))
+            for process in [*step.children(recursive=True), step]:  # scancel signals all of a step
+                process.terminate()
+        if at and states(run)["rollout", 1][1] == "ended" and progress.counters["updates"] > at[0] + 5:
+            stop.set("test")
+
+    assert supervise(run, run.config(), tell, stop=stop, place=place) == STOPPED
+    said = capfd.readouterr().err
+    assert "rollout[1] was asked to leave" in said and "going on without it" in said
+    assert states(run)["rollout", 0][2] == states(run)["rollout", 1][2] == 0
+    assert run.status()["reason"] == "test"
+    assert not made[0].interrupted, "nothing to requeue for"
+
+
+def test_a_rollout_step_that_is_cancelled_leaves_and_the_run_goes_on(cluster, capfd):
+    """scancel JOB+1.STEP: SIGKILL at once, and a line in srun's output."""
+    run, place, made = cluster()
+    stop, at = StopFlag(), []
+
+    def cancel(progress: Progress) -> None:
+        if not at and progress.counters["updates"] > 3 and all_up(run):
+            at.append(progress.counters["updates"])
+            with (run.logs(1) / "keeper.rollout.1.1.log").open("a") as log:
+                log.write("slurmstepd-cpu2: error: *** STEP 8.2 ON cpu2 CANCELLED AT 2026-11-22T11:26:59 ***\n")
+            os.kill(pid_of(run, "rollout.1.1"), signal.SIGKILL)
+        if at and states(run)["rollout", 1][1] == "ended" and progress.counters["updates"] > at[0] + 60:
+            stop.set("test")
+
+    assert supervise(run, run.config(), cancel, stop=stop, place=place) == STOPPED
+    assert "rollout[1] was asked to leave (its keeper step on cpu2 ended): going on" in capfd.readouterr().err
+    assert states(run)["rollout", 1][2] == 0 and not made[0].interrupted
+    assert made[0].of["rollout", 1].life == 1
+
+
+def test_all_steps_told_is_a_preemption_and_ends_the_attempt_as_interrupted(cluster):
+    run, place, made = cluster()
+    told = []
+
+    def tell(progress: Progress) -> None:
+        if not told and progress.counters["updates"] > 3 and all_up(run):
+            told.append(True)
+            for name in ("rollout.1.0", "rollout.1.1", "inference.0.0", "learner.0.0"):
+                step = psutil.Process(pid_of(run, name))
+                for process in [*step.children(recursive=True), step]:
+                    process.terminate()
+
+    assert supervise(run, run.config(), tell, stop=StopFlag(), place=place) == STOPPED
+    assert made[0].interrupted.startswith("Slurm sent signal SIGTERM to the step ")
+    assert list(run.checkpoints.iterdir()), "the learner had the time to save"
+
+
 def test_a_lost_node_costs_its_rollouts_only(cluster, capfd):
     has = {"cpu2": True}
     run, place, _ = cluster(has=lambda job, node: has.get(node, True))
@@ -115,6 +179,40 @@ def test_a_lost_node_costs_its_rollouts_only(cluster, capfd):
     assert supervise(run, run.config(), lose, stop=stop, place=place) == STOPPED
     assert "node cpu2 is lost: going on without rollout[1]" in capfd.readouterr().err
     assert states(run)["rollout", 0][2] == 0
+
+
+def test_a_supervisor_that_nobody_hears_leaves_the_status_to_the_next_attempt(cluster, capfd):
+    """Neither the steps on other nodes nor Slurm answer: it is this node that was cut off."""
+
+    def has(job: str, node: str) -> bool:
+        raise Unanswered("scontrol did not answer within 5 s")
+
+    run, place, made = cluster(has=has, start=once_elsewhere())
+    cut = []
+
+    def pull(progress: Progress) -> None:
+        if not cut and progress.counters["updates"] > 3 and all_up(run):
+            cut.append(True)
+            for name in ("rollout.1.0", "rollout.1.1"):
+                os.kill(pid_of(run, name), signal.SIGKILL)
+
+    assert supervise(run, run.config(), pull, stop=StopFlag(), place=place) == 1
+    assert made[0].cut_off().startswith("neither Slurm nor a step on another node answers gpu1")
+    assert run.status()["state"] == "running", "not failed: the next attempt may run already"
+    assert not psutil.pid_exists(pid_of(run, "learner.0.0"))
+
+
+def once_elsewhere() -> Callable[..., subprocess.Popen[bytes]]:
+    """Steps of other nodes come up once."""
+    tried: set[str] = set()
+
+    def start(given: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        [node] = [word for word in given if word.startswith("--nodelist")]
+        again = node in tried and "cpu" in node
+        tried.add(node)
+        return broken("cpu", ["sleep", "60"])([*given, "--nodelist=cpu"] if again else given, log, env)
+
+    return start
 
 
 def test_a_lost_learner_node_ends_the_attempt_as_interrupted(cluster, capfd):

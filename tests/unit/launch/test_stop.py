@@ -10,6 +10,7 @@ import time
 import pytest
 
 from acceerl.config import from_dict
+from acceerl.launch import leader
 from acceerl.launch import stop as stopping
 from acceerl.launch.cli import main
 from acceerl.launch.leader import whoami
@@ -101,16 +102,42 @@ def test_neither_what_never_began_nor_what_is_lost(run, capsys):
     assert "its supervisor is gone; to continue: acceerl train resume=" in capsys.readouterr().err
 
 
+SCORER = """
+import pathlib, signal, sys
+from acceerl.runtime.rundir import Run
+run = Run(pathlib.Path(sys.argv[1]))
+
+def leave(*_):
+    run.write_status({**run.status(), "state": "stopped"})
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, leave)
+print("up", flush=True)
+input()
+"""
+
+
 def test_while_scoring_the_process_itself_gets_sigterm(run, capsys):
-    child = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"], stdin=-1, stdout=-1, text=True)
+    child = subprocess.Popen([sys.executable, "-c", SCORER, str(run.path)], stdin=-1, stdout=-1, text=True)
     assert child.stdout.readline() == "up\n"
     led(run, "scoring", reason="the policy before RL", supervisor={**whoami(), "pid": child.pid})
-    threading.Thread(target=lambda: child.wait(20) and led(run, "stopped"), daemon=True).start()
     assert stop(run.path) == 0
-    assert child.wait(20) == -15
+    assert child.wait(20) == 75
     said = capsys.readouterr().out
     assert f"is scoring the policy before RL: asking process {child.pid} to leave" in said
     child.communicate()
+
+
+def test_a_leader_that_ends_between_two_looks_is_not_taken_for_lost(run, capsys, monkeypatch):
+    """It writes its last status and ends after the status was read and before its process is looked for."""
+    led(run, "draining")
+
+    def ends_now(status):
+        led(run, "stopped")
+
+    monkeypatch.setattr(leader, "leader", ends_now)
+    assert stopping._await_end(run) == 0
+    assert "stopped; last checkpoint: ckpt-7" in capsys.readouterr().out
 
 
 def test_scoring_elsewhere_names_the_machine(run, capsys):

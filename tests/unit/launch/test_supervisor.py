@@ -54,6 +54,36 @@ def test_a_crash_is_restarted_and_training_goes_on(make_run, double, capfd):
     assert "rollout[1] ended: exit code 3; restart 1 follows" in capfd.readouterr().err
 
 
+def test_a_rollout_that_is_asked_to_leave_is_spared_and_the_last_one_ends_the_run(make_run, double, capfd):
+    run, asked = make_run(), []
+
+    def ask_one_after_the_other(progress: Progress) -> None:
+        rows = {p["index"]: p for p in run.status().get("processes", []) if p["role"] == "rollout" and p["pid"]}
+        if progress.counters["updates"] >= 5 * (1 + len(asked)) and (left := rows.keys() - set(asked)):
+            asked.append(min(left))
+            os.kill(rows[asked[-1]]["pid"], signal.SIGTERM)
+
+    assert supervise(run, run.config(), ask_one_after_the_other, command=double(run), stop=StopFlag()) == STOPPED
+    said = capfd.readouterr().err
+    assert "rollout[0] was asked to leave (exit code 75): going on without it" in said
+    assert run.status()["reason"] == "rollout[1] was asked to stop"
+    assert asked == [0, 1] and not any(p["restarts"] for p in run.status()["processes"])
+    assert run.status()["counters"]["updates"] >= 10
+
+
+def test_a_learner_that_is_asked_to_leave_ends_the_run(make_run, double):
+    run, asked = make_run(), []
+
+    def ask(progress: Progress) -> None:
+        pids = [p["pid"] for p in run.status().get("processes", []) if p["role"] == "learner"]
+        if progress.counters["updates"] >= 3 and any(pids) and not asked:
+            asked.append(pids[0])
+            os.kill(pids[0], signal.SIGTERM)
+
+    assert supervise(run, run.config(), ask, command=double(run), stop=StopFlag()) == STOPPED
+    assert run.status()["reason"] == "learner[0] was asked to stop"
+
+
 def test_a_crash_loop_ends_the_run_with_the_role_its_code_and_its_last_words(make_run, double, capfd):
     run = make_run(inference="crash")
     assert supervise(run, run.config(), nothing, command=double(run), stop=StopFlag()) == 1
