@@ -74,7 +74,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class Rollout:
-    processes: int = 2
+    processes: int = 2  # 0: all of them come by `acceerl join`
     envs: int = 8  # per process, interleaved
 
 
@@ -239,6 +239,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_numbers(config)
     _check_schedule(config)
     _check_replay(config)
+    _check_guests(config)
     _check_tracking(config)
     _check_inline(config)
     _check_ranks(config)
@@ -312,7 +313,7 @@ def _check_plugins(config: Config) -> None:
 _AT_LEAST: dict[str, float] = {
     "learner.batch": 1, "learner.micro_batch": 1, "learner.publish_every": 1, "learner.keep": 1,
     "learner.ranks": 1, "learner.threads": 1, "replay.capacity": 1, "replay.slack": 1, "inference.instances": 1,
-    "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 1,
+    "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 0,
     "rollout.envs": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
     "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
     "supervisor.crash_limit": 1, "seed": 0, "algo.gamma": 0, "algo.lam": 0, "learner.max_updates": 1,
@@ -358,6 +359,14 @@ def _check_schedule(config: Config) -> None:
         raise ValueError(f"schedule={config.schedule} takes turns with one inference: set inference.instances=1")
 
 
+def _check_guests(config: Config) -> None:
+    """A training without rollouts of its own needs a way for others to come."""
+    if config.rollout.processes == 0 and config.channels == "inline":
+        raise ValueError("rollout.processes=0 leaves the rollouts to `acceerl join`, which needs channels=mpi")
+    if config.rollout.processes == 0 and config.schedule == "sync":
+        raise ValueError("rollout.processes=0: schedule=sync waits for rollouts of its own; raise it")
+
+
 def _check_inline(config: Config) -> None:
     """One process plays each role once."""
     for key in ("learner.ranks", "inference.instances"):
@@ -394,6 +403,9 @@ def _check_cluster(config: Config) -> None:
     if kind in ("auto", "cluster") and not config.site.het_steps:
         raise ValueError(f"placement={kind} needs heterogeneous steps, which this site forbids (site.het_steps=false): "
                          "use placement=cluster_homogeneous")  # fmt: skip
+    if kind in ("auto", "cluster") and not config.rollout.processes + config.evaluator.processes:
+        raise ValueError("rollout.processes=0 leaves the CPU nodes of placement=cluster empty: use placement=one_node, "
+                         "or cluster_homogeneous with placement.cpu_nodes=0")  # fmt: skip
     if kind in ("auto", "cluster") and not config.placement.cpu_nodes:
         raise ValueError(f"placement.cpu_nodes=0 leaves the rollouts of placement={kind} without a node: raise it")
     least = config.site.lead + 60 + config.learner.checkpoint_every  # Slurm may signal a minute early

@@ -329,6 +329,14 @@ COMMANDS: dict[str, Command] = {
         "ask a training for a checkpoint and to leave, and wait for both", _beside, "acceerl stop runs/NAME",
         words=(("run", ()),), job=False,
     ),
+    "join": Command(
+        "more rollouts for a running training, which may come and go at any time",
+        _beside, "acceerl join runs/NAME processes=8 nodes=2 partition=preempt", words=(("run", ()),), job=False,
+        options=(("processes", "2", "rollouts on each node"), ("nodes", "1", "one job each, with launch=slurm"),
+                 ("launch", "", "local or slurm; empty: as the training"),
+                 ("minutes", "", "time limit of the jobs; empty: the training's slurm.minutes"),
+                 ("partition", "", "empty: the training's site.cpu.partition")),
+    ),
     "doctor": Command(
         "check this machine and say what to do; exit code 1 when something needed fails", _beside, "acceerl doctor",
         job=False,

@@ -27,6 +27,18 @@ def script(config: Config, name: str, folder: Path, python: str, after: str = ""
            f"--signal=B:{SIGNAL}@{config.site.lead}",
            "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
     parts[0] = own + ([f"--dependency=afterany:{after}"] if after else []) + parts[0]
+    return _text(parts, config, python, folder)
+
+
+def guest_script(config: Config, name: str, folder: Path, python: str, part: Component) -> str:
+    """The batch script of one node of guests (launch/guests.py). It saves nothing, so it needs no early signal."""
+    own = [f"--job-name=acceerl-{name}-join", f"--output={folder}/%j_0_log.out", "--open-mode=append",
+           "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
+    return _text([[*own, *_flags(config, part, keep=False)]], config, python, folder)
+
+
+def _text(parts: Sequence[Sequence[str]], config: Config, python: str, folder: Path) -> str:
+    """`exec` makes Python the batch process, which gets Slurm's signals."""
     head = "\n#SBATCH hetjob\n".join("\n".join(f"#SBATCH {shlex.quote(flag)}" for flag in flags) for flags in parts)
     command = shlex.join([python, "-u", "-m", "acceerl.launch.submission", str(folder)])
     lines = ["#!/bin/bash", head, "", *config.site.setup, "export SUBMITIT_EXECUTOR=slurm", f"exec {command}", ""]

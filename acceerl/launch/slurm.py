@@ -97,13 +97,14 @@ def _outcome(run: Run, job: Job) -> int:
 
 def check(config: Config, known: Sequence[Node] | None = None) -> None:
     """Can the cluster hold every component at all? Raises ValueError naming row, need and what there is."""
-    parts, known = components(config), _nodes() if known is None else known
+    parts, known = components(config), known_nodes() if known is None else known
     for number, part in enumerate(parts):
         site: Nodes = config.site.gpu if part.kind == "gpu" else config.site.cpu
-        _check_component(_row(config, number), part, site, f"site.{part.kind}.partition", known)
+        check_component(_row(config, number), part, site, f"site.{part.kind}.partition", known)
 
 
-def _nodes() -> list[Node]:
+def known_nodes() -> list[Node]:
+    """Raises ValueError when Slurm does not say which nodes there are."""
     try:
         return nodes()
     except Unanswered as error:
@@ -115,7 +116,8 @@ def _row(config: Config, number: int) -> str:
     return "placement row " + ", ".join(sorted(roles))
 
 
-def _check_component(row: str, part: Component, site: Nodes, key: str, known: Sequence[Node]) -> None:
+def check_component(row: str, part: Component, site: Nodes, key: str, known: Sequence[Node]) -> None:
+    """Are there enough such nodes? Raises ValueError naming `row`, or the site's `key` for a wrong partition."""
     partitions = sorted({node.partition for node in known} - {""})
     ours = [node for node in known if node.partition == site.partition]
     if not ours and site.partition:
