@@ -45,6 +45,7 @@ class Guests:
         self, run: Run, count: int, stop: StopFlag, patience: float = 0.0, command: Command | None = None
     ) -> None:
         self.run, self.count, self.stop, self.patience, self.command = run, count, stop, patience, command
+        self.over = ""  # token of a registry that asked to leave: what follows has another
 
     def stay(self) -> int:
         """Until the run ends (0), this keeper is told to leave (75), or its processes crash again and again (1).
@@ -75,7 +76,7 @@ class Guests:
             if ended_since and (state == "done" or time.monotonic() - ended_since >= min(SETTLED_S, self.patience)):
                 _say(f"{self.run.path} has ended ({state})")
                 return None
-            client, why = self._call() if state in ("running", "draining") else (None, f"it is {state}")
+            client, why = self._call() if state == "running" else (None, f"it is {state}")
             if client is not None:
                 return client
             if time.monotonic() - began >= self.patience and not ended_since:
@@ -91,6 +92,8 @@ class Guests:
         path = self.run.path / "registry.json"
         try:
             where = json.loads(path.read_text())
+            if where["token"] == self.over:
+                return None, "it is ending"
             os.environ[REGISTRY] = json.dumps({**where, "run": str(self.run.path)})
             return RegistryClient(self.run.path, "host", secrets.randbelow(1 << 31), timeout_s=ANSWER_S), ""
         except (OSError, ValueError) as error:  # RegistryTimeout and RegistryRefused among them
@@ -129,6 +132,8 @@ class Guests:
                 if exit.hopeless and not keeper.closing:
                     return _gave_up(exit, keeper)
             away = bool(client.refused) or client.disconnected_s > LOST_S
+            if client.requested:
+                self.over = json.loads(os.environ[REGISTRY])["token"]
             if (client.requested or away) and not keeper.closing:
                 keeper.no_more_starts()
                 leave_by = time.monotonic() + LEAVE_S
