@@ -140,6 +140,17 @@ class Slurm:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """`acceerl train -m launch=slurm`: one job a point."""
+
+    objective: Literal["train.success_after", "train.success_before", "train.updates", "train.env_steps",
+                       "train.decisions"] = "train.success_after"  # what is reported to the sweeper  # fmt: skip
+    direction: Literal["maximize", "minimize"] = "maximize"
+    parallel: int = 0  # points in Slurm's queue at once; 0: all
+    strict: bool = False  # a failed point makes the exit code 1; false: only when all have failed
+
+
+@dataclass(frozen=True)
 class Nodes:
     """How a site calls one kind of node; empty: its default."""
 
@@ -224,6 +235,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     placement: Placement = field(default_factory=Placement)
     slurm: Slurm = field(default_factory=Slurm)
+    sweep: Sweep = field(default_factory=Sweep)
     site: Site = field(default_factory=Site)
     collect: Collect = field(default_factory=Collect)
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -320,7 +332,7 @@ _AT_LEAST: dict[str, float] = {
     "learner.warmup": 0, "learner.decay": 0, "learner.value_warmup": 0, "replay.max_uses": 0, "evaluator.videos": 0,
     "placement.gpu_nodes": 1, "placement.cpu_nodes": 0, "placement.gpus": 0, "placement.learner_memory": 1,
     "placement.inference_memory": 1, "placement.rollout_memory": 1, "slurm.minutes": 1, "slurm.attempts": 1,
-    "site.lead": 1,
+    "site.lead": 1, "sweep.parallel": 0,
 }  # fmt: skip
 _ABOVE_ZERO = (
     "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",

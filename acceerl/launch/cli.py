@@ -203,12 +203,14 @@ def _one_line(error: BaseException) -> int:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from acceerl.launch import train
+    from acceerl.launch import sweep, train
     from acceerl.launch.compose import multirun
 
     if parsed.multirun:
         if any(text.startswith("resume=") for text in parsed.overrides):
             raise ValueError("resume= continues one run: leave -m out")
+        if not parsed.dry_run and sweep.wanted(parsed.overrides):
+            return sweep.command(parsed.overrides)
         return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.start)
     config, resumed = train.prepare("train", parsed.overrides)
     return _dry_train(config) if parsed.dry_run else train.start(config, resumed)
@@ -285,7 +287,7 @@ def _bench_help(words: list[str]) -> str:
 
 
 _TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking",
-             "placement", "slurm", "site")  # fmt: skip
+             "placement", "slurm", "sweep", "site")  # fmt: skip
 _OF_TRAINING = ("json", "schedule", "channels", "launch", "tracker")  # what no other job reads
 COMMANDS: dict[str, Command] = {
     "train": Command(

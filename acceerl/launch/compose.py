@@ -1,4 +1,4 @@
-"""The only door of Hydra: YAML groups and overrides in, a checked `Config` out. Nothing else imports hydra.
+"""The door of Hydra: YAML groups and overrides in, a checked `Config` out. Beside it only our plug-in imports hydra.
 
 The schema's defaults come from config.py through Hydra's config store, so that a key has one home.
 """
@@ -40,7 +40,7 @@ def configs_folder() -> Path:
 
 def groups() -> dict[str, list[str]]:
     """Every configuration group and its choices."""
-    folders = sorted(f for f in configs_folder().iterdir() if f.is_dir())
+    folders = sorted(f for f in configs_folder().iterdir() if f.is_dir() and f.name != "hydra")
     return {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders}
 
 
@@ -91,6 +91,14 @@ def multirun(overrides: Sequence[str], point: Callable[[Config], int]) -> int:
     finally:
         sys.argv = argv
     return 0
+
+
+def is_swept(text: str) -> bool:
+    """Does an override give several values? Raises ValueError for what is no override."""
+    try:
+        return bool(OverridesParser.create().parse_override(text).is_sweep_override())
+    except HydraException as error:
+        raise ValueError(explain(error)) from error
 
 
 def to_config(composed: DictConfig) -> Config:

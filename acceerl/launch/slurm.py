@@ -26,20 +26,25 @@ def train(config: Config, run: Run) -> int:
 
     Raises ValueError, naming the row, for what this cluster cannot place.
     """
-    before = run.status()
-    counters = before.get("counters", Totals({}).counters())
-    run.write_status({**before, "state": QUEUED, "reason": "", "error": "", "attempt": run.attempt, "processes": [],
-                      "counters": counters, "supervisor": whoami()})  # fmt: skip
-    try:
-        job = batch.submit(config, run)
-    except ValueError:
-        _put_back(run, before)
-        raise
+    job = queue(config, run)
     log = job.paths.stdout
     print(f"job {job.job_id}: {', '.join(_says(c, config) for c in components(config))}\n"
           f"log: {log}\nwatch: squeue --job {job.job_id}; acceerl watch {run.path}\n"
           f"end: acceerl stop {run.path} (with a checkpoint), or scancel {job.job_id}", flush=True)  # fmt: skip
     return wait(run, job) if config.slurm.wait else 0
+
+
+def queue(config: Config, run: Run) -> Job:
+    """Submits a run; raises ValueError, and leaves everything as it was, when Slurm refuses."""
+    before = run.status()
+    counters = before.get("counters", Totals({}).counters())
+    run.write_status({**before, "state": QUEUED, "reason": "", "error": "", "attempt": run.attempt, "processes": [],
+                      "counters": counters, "supervisor": whoami()})  # fmt: skip
+    try:
+        return batch.submit(config, run)
+    except ValueError:
+        _put_back(run, before)
+        raise
 
 
 def _put_back(run: Run, status: dict[str, object]) -> None:
