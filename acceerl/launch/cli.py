@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import acceerl
@@ -111,7 +112,7 @@ def _flags(name: str) -> str:
     if not COMMANDS[name].job:
         own = " [KEY=VALUE ...]" if COMMANDS[name].options else ""
         return " [KEY=VALUE ...] [json=PATH]" if COMMANDS[name].own_keys else own
-    return " [KEY=VALUE ...] [--dry-run]" + (" [-m]" if name == "train" else "")
+    return " [KEY=VALUE ...] [--dry-run] [-m]"
 
 
 def _group_lines() -> list[str]:
@@ -225,17 +226,35 @@ def _dry_train(config: Any) -> int:
 
 def _job(parsed: argparse.Namespace, overrides: list[str]) -> int:
     """Jobs that run in this process: `acceerl.jobs.NAME:run(config, run)`."""
-    from acceerl.launch.train import open_run, prepare
+    from acceerl.launch.train import prepare
 
-    if parsed.multirun:
-        raise ValueError(f"acceerl {parsed.command} takes no -m: only train sweeps")
     if any(text.startswith("json=") for text in overrides):
         raise ValueError(f"acceerl {parsed.command} writes no json=: leave it out (train, bench and doctor do)")
+    if parsed.multirun:
+        return _points(parsed, overrides)
     config, resumed = prepare(parsed.command, overrides)
     if parsed.dry_run:
         print(f"{parsed.command} of {config.suite} in one process on this machine; no links")
         return 0
-    run: Callable[..., int] = importlib.import_module(f"acceerl.jobs.{parsed.command}").run
+    return _run_job(parsed.command, config, resumed)
+
+
+def _points(parsed: argparse.Namespace, overrides: list[str]) -> int:
+    """One after the other here, or with hydra/launcher=array as an array of Slurm jobs."""
+    from acceerl.launch import sweep
+    from acceerl.launch.compose import multirun
+
+    if any(text.startswith("resume=") for text in overrides) or parsed.dry_run:
+        raise ValueError(f"acceerl {parsed.command} -m takes neither resume= nor --dry-run")
+    if sweep.LAUNCHER in overrides:
+        raise ValueError(f"{sweep.LAUNCHER} is train's: use hydra/launcher=array")
+    return multirun(overrides, partial(_run_job, parsed.command))
+
+
+def _run_job(command: str, config: Any, resumed: Any = None) -> int:
+    from acceerl.launch.train import open_run
+
+    run: Callable[..., int] = importlib.import_module(f"acceerl.jobs.{command}").run
     opened = open_run(config, resumed)
     with opened.given_back_unless_begun():
         return run(config, opened)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,12 @@ def _keys_beside(key: str) -> list[str]:
 def _prepare() -> None:
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(name="schema", node=to_dict(Config()))
+    OmegaConf.register_new_resolver("given", _given, replace=True)
+
+
+def _given(text: str) -> str | None:
+    """For configs of launchers, where null is a site's default and an empty text would be passed on."""
+    return text or None
 
 
 def _apply(plain: DictConfig, text: str) -> None:
@@ -149,10 +156,9 @@ def _apply(plain: DictConfig, text: str) -> None:
 
 
 def _numbered(config: Config) -> Config:
-    """One run directory a point: NAME-0, NAME-1, ... (unnamed ones get date and time, which never collide)."""
-    number = HydraConfig.get().job.num
-    data = to_dict(config)
-    return from_dict({**data, "name": f"{config.name}-{number}"}) if config.name else config
+    """One run directory a point: NAME-0, NAME-1, ...; points of an array may begin in the same second."""
+    name = config.name or time.strftime("%Y-%m-%d_%H-%M-%S")
+    return from_dict({**to_dict(config), "name": f"{name}-{HydraConfig.get().job.num}"})
 
 
 def _plain(value: Any) -> Any:

@@ -82,8 +82,13 @@ def lead(task: Sequence[str], composed: Sequence[Composed]) -> list[float | Exce
 
 def _name(task: Sequence[str]) -> str:
     """The same for the same command, in whatever order its words stand."""
-    words = sorted(word for word in task if not word.startswith(("sweep.", "hydra")))
+    words = sorted(word for word in task if _of_point(word))
     return f"sweep-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]}"
+
+
+def _of_point(word: str) -> bool:
+    """What is about the sweep may change from one command to the next."""
+    return not word.startswith(("sweep.", "hydra"))
 
 
 class Sweep:
@@ -110,6 +115,7 @@ class Sweep:
 
     def point(self, overrides: tuple[str, ...], made: Config | Exception) -> Point:
         """The point of these overrides, from an earlier command or new; noted before it is submitted."""
+        overrides = tuple(word for word in overrides if _of_point(word))
         number = next((i for i, p in enumerate(self.known) if tuple(p["overrides"]) == overrides), len(self.known))
         name = f"{self.folder.name}-{number}"
         if number == len(self.known):
