@@ -130,7 +130,7 @@ class Sweep:
 
     def run(self, points: Sequence[Point]) -> None:
         """Until all have ended. Ctrl-C or a lost terminal leaves the jobs alone."""
-        found = sum(point.state != WAITING for point in points)
+        found = sum(point.state == QUEUED for point in points)
         print(f"sweep {self.folder}: {len(points)} points" + (f", {found} of them begun before" if found else ""),
               flush=True)  # fmt: skip
         try:
