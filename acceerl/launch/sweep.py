@@ -82,13 +82,17 @@ def lead(task: Sequence[str], composed: Sequence[Composed]) -> list[float | Exce
 
 def _name(task: Sequence[str]) -> str:
     """The same for the same command, in whatever order its words stand."""
-    words = sorted(word for word in task if _of_point(word))
-    return f"sweep-{hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]}"
+    return f"sweep-{hashlib.sha256(' '.join(sorted(of_point(task))).encode()).hexdigest()[:8]}"
 
 
-def _of_point(word: str) -> bool:
-    """What is about the sweep may change from one command to the next."""
-    return not word.startswith(("sweep.", "hydra"))
+def of_point(words: Sequence[str]) -> tuple[str, ...]:
+    """What makes a point: the last word of each key, in any order. What is about the sweep may change.
+
+    >>> of_point(["seed=1", "sweep.strict=true", "name=s", "seed=2"])
+    ('seed=2', 'name=s')
+    """
+    last = {word.split("=")[0]: word for word in words}
+    return tuple(word for word in last.values() if not word.startswith(("sweep.", "hydra")))
 
 
 class Sweep:
@@ -115,8 +119,9 @@ class Sweep:
 
     def point(self, overrides: tuple[str, ...], made: Config | Exception) -> Point:
         """The point of these overrides, from an earlier command or new; noted before it is submitted."""
-        overrides = tuple(word for word in overrides if _of_point(word))
-        number = next((i for i, p in enumerate(self.known) if tuple(p["overrides"]) == overrides), len(self.known))
+        overrides = of_point(overrides)
+        same = (i for i, p in enumerate(self.known) if sorted(p["overrides"]) == sorted(overrides))
+        number = next(same, len(self.known))
         name = f"{self.folder.name}-{number}"
         if number == len(self.known):
             self.known.append({"overrides": list(overrides), "run": name})
