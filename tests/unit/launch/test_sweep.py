@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
 
 from acceerl.launch import attempts, points, submission, sweep
 from acceerl.launch.submission import Job
@@ -172,3 +177,39 @@ def test_which_sweeps_are_submitted():
 def test_the_launcher_is_for_launch_slurm(tmp_path):
     with pytest.raises(ValueError, match="add launch=slurm"):
         sweep.command(["seed=1,2", f"runs={tmp_path}"])
+
+
+class Adaptive(Sweeper):
+    """Asks for points one after the other, and reads what each gave, as Optuna's sweeper does."""
+
+    gave: ClassVar[list[float | str]] = []
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: Any) -> None:
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        for number, lr in enumerate(("1e-4", "2e-4", "3e-4")):
+            [made] = self.launcher.launch([[*arguments, f"learner.lr={lr}"]], number)
+            try:
+                self.gave.append(made.return_value)
+            except sweep.PointFailed as error:
+                self.gave.append(str(error))
+
+
+def test_a_sweeper_gets_objectives_and_an_error_for_a_failed_point(cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Adaptive, "__module__", "hydra_plugins.adaptive")  # Hydra takes plug-ins from there only
+    home = ModuleType("hydra_plugins.adaptive")
+    home.Adaptive = Adaptive  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "hydra_plugins.adaptive", home)
+    monkeypatch.setattr(Adaptive, "gave", [])
+    Plugins.instance().register(Adaptive)
+    node = {"_target_": "hydra_plugins.adaptive.Adaptive"}
+    ConfigStore.instance().store(group="hydra/sweeper", name="adaptive", node=node)
+    played = cluster(ends)
+    words = [word for word in WORDS if not word.startswith("learner.lr")]
+    assert sweep.command([*words, f"runs={tmp_path}", "name=s", "hydra/sweeper=adaptive"]) == 0
+    assert Adaptive.gave == [10.0, "s-1: job 2 ended with 2: no start file", 30.0]
+    assert played.submitted == ["s-0", "s-1", "s-2"]
+    assert "best: learner.lr=3e-4: 30" in capsys.readouterr().out
