@@ -18,7 +18,8 @@ from tests.slurm.trainings import Training
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 # Steps of 20 ms: rollouts sleep, so that two cores are not the limit.
 SLEEPY = ["env=latency", "policy=mlp", "env.mean_ms=20", "env.camera=0", "rollout.envs=1", "placement=one_node",
-          "placement.gpu_nodes=1", "placement.learner_memory=2000"]  # fmt: skip
+          "placement.gpu_nodes=1", "placement.learner_memory=2000", "placement.inference_memory=1500",
+          "placement.rollout_memory=500"]  # fmt: skip
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_sweep_of_which_one_point_fails(training, record_property):
     words = [word for word in SLEEPY if not word.startswith("env.mean_ms")]
     words += ["env.mean_ms=1,2,4,-1,8,16", "launch=slurm", "site=devcluster", "learner.max_updates=3", "name=s",
               "learner.batch=32", "learner.micro_batch=32", "rollout.processes=1", "sweep.objective=train.updates",
-              "placement.inference_memory=1000", "evaluator.before=false", "evaluator.after=false"]  # fmt: skip
+              "evaluator.before=false", "evaluator.after=false"]  # fmt: skip
     done = training.acceerl("train", "-m", *words)
     assert done.returncode == 0, done.stderr
     assert "s: 5 of 6 points have a result" in done.stdout and "best: env.mean_ms=" in done.stdout
