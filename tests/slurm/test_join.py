@@ -82,7 +82,7 @@ def test_killed_guests_come_back_and_an_asked_one_drains_nothing(training):
     assert training.status["state"] == "running"
 
 
-def test_a_sweep_of_which_one_point_fails(training, record_property):
+def test_a_sweep_of_which_one_point_fails(training):
     """Six jobs, none of them an array; the fourth environment refuses its argument when it runs."""
     words = [word for word in SLEEPY if not word.startswith("env.mean_ms")]
     words += ["env.mean_ms=1,2,4,-1,8,16", "launch=slurm", "site=devcluster", "learner.max_updates=3", "name=s",
