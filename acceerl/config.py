@@ -74,7 +74,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class Rollout:
-    processes: int = 2
+    processes: int = 2  # 0: all of them come by `acceerl join`
     envs: int = 8  # per process, interleaved
 
 
@@ -137,6 +137,17 @@ class Slurm:
     wait: bool = False  # stay, show progress and end with the training's exit code
     attempts: int = 3  # in a row that bring no new checkpoint end the training
     start: float = 60.0  # seconds in which a keeper step must report
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`acceerl train -m launch=slurm`: one job a point."""
+
+    objective: Literal["train.success_after", "train.success_before", "train.updates", "train.env_steps",
+                       "train.decisions"] = "train.success_after"  # what is reported to the sweeper  # fmt: skip
+    direction: Literal["maximize", "minimize"] = "maximize"
+    parallel: int = 0  # points in Slurm's queue at once; 0: all
+    strict: bool = False  # a failed point makes the exit code 1; false: only when all have failed
 
 
 @dataclass(frozen=True)
@@ -224,6 +235,7 @@ class Config:
     tracking: Tracking = field(default_factory=Tracking)
     placement: Placement = field(default_factory=Placement)
     slurm: Slurm = field(default_factory=Slurm)
+    sweep: Sweep = field(default_factory=Sweep)
     site: Site = field(default_factory=Site)
     collect: Collect = field(default_factory=Collect)
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -239,6 +251,7 @@ def from_dict(data: dict[str, Any]) -> Config:
     _check_numbers(config)
     _check_schedule(config)
     _check_replay(config)
+    _check_guests(config)
     _check_tracking(config)
     _check_inline(config)
     _check_ranks(config)
@@ -312,14 +325,14 @@ def _check_plugins(config: Config) -> None:
 _AT_LEAST: dict[str, float] = {
     "learner.batch": 1, "learner.micro_batch": 1, "learner.publish_every": 1, "learner.keep": 1,
     "learner.ranks": 1, "learner.threads": 1, "replay.capacity": 1, "replay.slack": 1, "inference.instances": 1,
-    "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 1,
+    "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 0,
     "rollout.envs": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
     "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
     "supervisor.crash_limit": 1, "seed": 0, "algo.gamma": 0, "algo.lam": 0, "learner.max_updates": 1,
     "learner.warmup": 0, "learner.decay": 0, "learner.value_warmup": 0, "replay.max_uses": 0, "evaluator.videos": 0,
     "placement.gpu_nodes": 1, "placement.cpu_nodes": 0, "placement.gpus": 0, "placement.learner_memory": 1,
     "placement.inference_memory": 1, "placement.rollout_memory": 1, "slurm.minutes": 1, "slurm.attempts": 1,
-    "site.lead": 1,
+    "site.lead": 1, "sweep.parallel": 0,
 }  # fmt: skip
 _ABOVE_ZERO = (
     "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",
@@ -358,6 +371,14 @@ def _check_schedule(config: Config) -> None:
         raise ValueError(f"schedule={config.schedule} takes turns with one inference: set inference.instances=1")
 
 
+def _check_guests(config: Config) -> None:
+    """A training without rollouts of its own needs a way for others to come."""
+    if config.rollout.processes == 0 and config.channels == "inline":
+        raise ValueError("rollout.processes=0 leaves the rollouts to `acceerl join`, which needs channels=mpi")
+    if config.rollout.processes == 0 and config.schedule == "sync":
+        raise ValueError("rollout.processes=0: schedule=sync waits for rollouts of its own; raise it")
+
+
 def _check_inline(config: Config) -> None:
     """One process plays each role once."""
     for key in ("learner.ranks", "inference.instances"):
@@ -394,6 +415,9 @@ def _check_cluster(config: Config) -> None:
     if kind in ("auto", "cluster") and not config.site.het_steps:
         raise ValueError(f"placement={kind} needs heterogeneous steps, which this site forbids (site.het_steps=false): "
                          "use placement=cluster_homogeneous")  # fmt: skip
+    if kind in ("auto", "cluster") and not config.rollout.processes + config.evaluator.processes:
+        raise ValueError("rollout.processes=0 leaves the CPU nodes of placement=cluster empty: use placement=one_node, "
+                         "or cluster_homogeneous with placement.cpu_nodes=0")  # fmt: skip
     if kind in ("auto", "cluster") and not config.placement.cpu_nodes:
         raise ValueError(f"placement.cpu_nodes=0 leaves the rollouts of placement={kind} without a node: raise it")
     least = config.site.lead + 60 + config.learner.checkpoint_every  # Slurm may signal a minute early

@@ -52,7 +52,7 @@ def test_the_wheel_carries_configs_weights_and_templates(wheel: Path) -> None:
 
 def test_the_wheel_carries_nothing_else(wheel: Path) -> None:
     tops = {name.split("/")[0].split("-")[0] for name in ZipFile(wheel).namelist()}
-    assert tops == {"acceerl"}
+    assert tops == {"acceerl", "hydra_plugins"}  # Hydra looks for plug-ins there only
 
 
 def test_the_installed_package_is_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ def _train(config: Config, run: Run, stop: StopFlag, place: Place) -> int:
     try:
         return train(config, run, place, stop)
     except (ValueError, FileNotFoundError) as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        said = " ".join(str(error).split())
+        _say(f"error: {said}")
+        if run.status().get("state") == QUEUED:  # else another leads the run, whose status it is
+            run.write_status({**run.status(), "state": "failed", "error": said})
         return WRONG_INPUT
     except SystemExit as error:  # a signal while the policy was scored
         stop.set("a signal")

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _flags(name: str) -> str:
         if name == "doctor":
             return f"{own} [launch=slurm and overrides of a training]"
         return " [KEY=VALUE ...] [json=PATH]" if COMMANDS[name].own_keys else own
-    return " [KEY=VALUE ...] [--dry-run]" + (" [-m]" if name == "train" else "")
+    return " [KEY=VALUE ...] [--dry-run] [-m]"
 
 
 def _group_lines() -> list[str]:
@@ -206,12 +207,14 @@ def _one_line(error: BaseException) -> int:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from acceerl.launch import train
+    from acceerl.launch import sweep, train
     from acceerl.launch.compose import multirun
 
     if parsed.multirun:
         if any(text.startswith("resume=") for text in parsed.overrides):
             raise ValueError("resume= continues one run: leave -m out")
+        if not parsed.dry_run and sweep.wanted(parsed.overrides):
+            return sweep.command(parsed.overrides)
         return multirun(parsed.overrides, _dry_train if parsed.dry_run else train.start)
     config, resumed = train.prepare("train", parsed.overrides)
     return _dry_train(config) if parsed.dry_run else train.start(config, resumed)
@@ -226,17 +229,35 @@ def _dry_train(config: Any) -> int:
 
 def _job(parsed: argparse.Namespace, overrides: list[str]) -> int:
     """Jobs that run in this process: `acceerl.jobs.NAME:run(config, run)`."""
-    from acceerl.launch.train import open_run, prepare
+    from acceerl.launch.train import prepare
 
-    if parsed.multirun:
-        raise ValueError(f"acceerl {parsed.command} takes no -m: only train sweeps")
     if any(text.startswith("json=") for text in overrides):
         raise ValueError(f"acceerl {parsed.command} writes no json=: leave it out (train, bench and doctor do)")
+    if parsed.multirun:
+        return _points(parsed, overrides)
     config, resumed = prepare(parsed.command, overrides)
     if parsed.dry_run:
         print(f"{parsed.command} of {config.suite} in one process on this machine; no links")
         return 0
-    run: Callable[..., int] = importlib.import_module(f"acceerl.jobs.{parsed.command}").run
+    return _run_job(parsed.command, config, resumed)
+
+
+def _points(parsed: argparse.Namespace, overrides: list[str]) -> int:
+    """One after the other here, or with hydra/launcher=array as an array of Slurm jobs."""
+    from acceerl.launch import sweep
+    from acceerl.launch.compose import multirun
+
+    if any(text.startswith("resume=") for text in overrides) or parsed.dry_run:
+        raise ValueError(f"acceerl {parsed.command} -m takes neither resume= nor --dry-run")
+    if sweep.LAUNCHER in overrides:
+        raise ValueError(f"{sweep.LAUNCHER} is train's: use hydra/launcher=array")
+    return multirun(overrides, partial(_run_job, parsed.command))
+
+
+def _run_job(command: str, config: Any, resumed: Any = None) -> int:
+    from acceerl.launch.train import open_run
+
+    run: Callable[..., int] = importlib.import_module(f"acceerl.jobs.{command}").run
     opened = open_run(config, resumed)
     with opened.given_back_unless_begun():
         return run(config, opened)
@@ -301,7 +322,7 @@ def _bench_help(words: list[str]) -> str:
 
 
 _TRAINING = ("algo", "learner", "replay", "inference", "rollout", "evaluator", "deadlines", "supervisor", "tracking",
-             "placement", "slurm", "site")  # fmt: skip
+             "placement", "slurm", "sweep", "site")  # fmt: skip
 _OF_TRAINING = ("json", "schedule", "channels", "launch", "tracker")  # what no other job reads
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -344,6 +365,14 @@ COMMANDS: dict[str, Command] = {
     "stop": Command(
         "ask a training for a checkpoint and to leave, and wait for both", _beside, "acceerl stop runs/NAME",
         words=(("run", ()),), job=False,
+    ),
+    "join": Command(
+        "more rollouts for a running training, which may come and go at any time",
+        _beside, "acceerl join runs/NAME processes=8 nodes=2 partition=preempt", words=(("run", ()),), job=False,
+        options=(("processes", "2", "rollouts on each node"), ("nodes", "1", "one job each, with launch=slurm"),
+                 ("launch", "", "local or slurm; empty: as the training"),
+                 ("minutes", "", "time limit of the jobs; empty: the training's slurm.minutes"),
+                 ("partition", "", "empty: the training's site.cpu.partition")),
     ),
     "doctor": Command(
         "check this machine, or with launch=slurm each node type of a job, and say what to do; exit code 1: a failure",

@@ -1,4 +1,4 @@
-"""The only door of Hydra: YAML groups and overrides in, a checked `Config` out. Nothing else imports hydra.
+"""The door of Hydra: YAML groups and overrides in, a checked `Config` out. Beside it only our plug-in imports hydra.
 
 The schema's defaults come from config.py through Hydra's config store, so that a key has one home.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def configs_folder() -> Path:
 
 def groups() -> dict[str, list[str]]:
     """Every configuration group and its choices."""
-    folders = sorted(f for f in configs_folder().iterdir() if f.is_dir())
+    folders = sorted(f for f in configs_folder().iterdir() if f.is_dir() and f.name != "hydra")
     return {f.name: sorted(p.stem for p in f.glob("*.yaml")) for f in folders}
 
 
@@ -93,6 +94,14 @@ def multirun(overrides: Sequence[str], point: Callable[[Config], int]) -> int:
     return 0
 
 
+def is_swept(text: str) -> bool:
+    """Does an override give several values? Raises ValueError for what is no override."""
+    try:
+        return bool(OverridesParser.create().parse_override(text).is_sweep_override())
+    except HydraException as error:
+        raise ValueError(explain(error)) from error
+
+
 def to_config(composed: DictConfig) -> Config:
     return from_dict(_plain(OmegaConf.to_container(composed, resolve=True)))
 
@@ -128,6 +137,12 @@ def _keys_beside(key: str) -> list[str]:
 def _prepare() -> None:
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(name="schema", node=to_dict(Config()))
+    OmegaConf.register_new_resolver("given", _given, replace=True)
+
+
+def _given(text: str) -> str | None:
+    """For configs of launchers, where null is a site's default and an empty text would be passed on."""
+    return text or None
 
 
 def _apply(plain: DictConfig, text: str) -> None:
@@ -141,10 +156,9 @@ def _apply(plain: DictConfig, text: str) -> None:
 
 
 def _numbered(config: Config) -> Config:
-    """One run directory a point: NAME-0, NAME-1, ... (unnamed ones get date and time, which never collide)."""
-    number = HydraConfig.get().job.num
-    data = to_dict(config)
-    return from_dict({**data, "name": f"{config.name}-{number}"}) if config.name else config
+    """One run directory a point: NAME-0, NAME-1, ...; points of an array may begin in the same second."""
+    name = config.name or time.strftime("%Y-%m-%d_%H-%M-%S")
+    return from_dict({**to_dict(config), "name": f"{name}-{HydraConfig.get().job.num}"})
 
 
 def _plain(value: Any) -> Any:

@@ -18,13 +18,18 @@ from acceerl.runtime.stop import DONE, STOPPED
 
 
 class Keeper:
-    """The processes of `rows`. Call `poll` a few times a second; it starts what is due and tells what ended."""
+    """The processes of `rows`. Call `poll` a few times a second; it starts what is due and tells what ended.
 
-    def __init__(self, run: Run, attempt: int, rows: Sequence[Row], rules: RestartRules, hands: Hands) -> None:
+    `first`: the index of the first process of each row; guests of a training have places behind its own.
+    """
+
+    def __init__(
+        self, run: Run, attempt: int, rows: Sequence[Row], rules: RestartRules, hands: Hands, first: int = 0
+    ) -> None:
         self.run, self.attempt, self.rules, self.hands = run, attempt, rules, hands
         self.closing = False  # True: whoever ends now is not started again
         self.falls: dict[str, Fall] = {}  # by role: rows that live together and of which one process has died
-        self.children = {(row.role, i): Child(row, i) for row in rows for i in range(row.count)}
+        self.children = {(row.role, i): Child(row, i) for row in rows for i in range(first, first + row.count)}
 
     def poll(self) -> list[Exit]:
         """Starts what is due; returns the processes that have ended since the last call."""

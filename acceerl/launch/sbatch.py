@@ -25,8 +25,20 @@ def script(config: Config, name: str, folder: Path, python: str, after: str = ""
            f"--signal=B:{SIGNAL}@{config.site.lead}",
            "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
     own += [f"--dependency=afterany:{after}"] if after else []
+    return batch(config, layout, own, config.slurm.minutes, _submitted(python, folder))
+
+
+def guest_script(config: Config, name: str, folder: Path, python: str, part: Component) -> str:
+    """The batch script of one node of guests (launch/guests.py). It saves nothing, so it needs no early signal."""
+    own = [f"--job-name=acceerl-{name}-join", f"--output={folder}/%j_0_log.out", "--open-mode=append",
+           "--requeue" if config.site.requeue else "--no-requeue"]  # fmt: skip
+    return batch(config, [part], own, config.slurm.minutes, _submitted(python, folder))
+
+
+def _submitted(python: str, folder: Path) -> list[str]:
+    """`exec` makes Python the batch process, which gets Slurm's signals."""
     command = shlex.join([python, "-u", "-m", "acceerl.launch.submission", str(folder)])
-    return batch(config, layout, own, config.slurm.minutes, ["export SUBMITIT_EXECUTOR=slurm", f"exec {command}"])
+    return ["export SUBMITIT_EXECUTOR=slurm", f"exec {command}"]
 
 
 def batch(config: Config, layout: Sequence[Component], own: list[str], minutes: int, lines: Sequence[str]) -> str:

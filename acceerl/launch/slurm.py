@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from acceerl.config import Config, Nodes
 from acceerl.launch import attempts, batch, sbatch
@@ -19,6 +20,7 @@ from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import STOPPED
 
 LOOK_S = 1.0
+Answer = TypeVar("Answer")
 
 
 def train(config: Config, run: Run) -> int:
@@ -26,20 +28,25 @@ def train(config: Config, run: Run) -> int:
 
     Raises ValueError, naming the row, for what this cluster cannot place.
     """
-    before = run.status()
-    counters = before.get("counters", Totals({}).counters())
-    run.write_status({**before, "state": QUEUED, "reason": "", "error": "", "attempt": run.attempt, "processes": [],
-                      "counters": counters, "supervisor": whoami()})  # fmt: skip
-    try:
-        job = batch.submit(config, run)
-    except ValueError:
-        _put_back(run, before)
-        raise
+    job = queue(config, run)
     log = job.paths.stdout
     print(f"job {job.job_id}: {', '.join(_says(c, config) for c in components(config))}\n"
           f"log: {log}\nwatch: squeue --job {job.job_id}; acceerl watch {run.path}\n"
           f"end: acceerl stop {run.path} (with a checkpoint), or scancel {job.job_id}", flush=True)  # fmt: skip
     return wait(run, job) if config.slurm.wait else 0
+
+
+def queue(config: Config, run: Run) -> Job:
+    """Submits a run; raises ValueError, and leaves everything as it was, when Slurm refuses."""
+    before = run.status()
+    counters = before.get("counters", Totals({}).counters())
+    run.write_status({**before, "state": QUEUED, "reason": "", "error": "", "attempt": run.attempt, "processes": [],
+                      "counters": counters, "supervisor": whoami()})  # fmt: skip
+    try:
+        return batch.submit(config, run)
+    except ValueError:
+        _put_back(run, before)
+        raise
 
 
 def _put_back(run: Run, status: dict[str, object]) -> None:
@@ -111,11 +118,11 @@ def check(config: Config, known: Sequence[Node] | None = None, longest: Mapping[
     `known` and `longest` (minutes by partition) are asked of Slurm when `known` is not given.
     """
     if known is None:
-        known, longest = _asked()
+        known, longest = known_nodes(), _of_slurm(limits)
     for number, part in enumerate(components(config)):
         site: Nodes = config.site.gpu if part.kind == "gpu" else config.site.cpu
         row, key = _row(config, number), f"site.{part.kind}.partition"
-        _check_component(row, part, site, key, known)
+        check_component(row, part, site, key, known)
         limit = (longest or {}).get(site.partition, float("inf"))
         if config.slurm.minutes > limit:
             raise ValueError(f"{row}: slurm.minutes={config.slurm.minutes} is more than the {limit:g} minutes that "
@@ -123,9 +130,14 @@ def check(config: Config, known: Sequence[Node] | None = None, longest: Mapping[
                              "in the next attempt")  # fmt: skip
 
 
-def _asked() -> tuple[list[Node], dict[str, float]]:
+def known_nodes() -> list[Node]:
+    """Raises ValueError when Slurm does not say which nodes there are."""
+    return _of_slurm(nodes)
+
+
+def _of_slurm(question: Callable[[], Answer]) -> Answer:
     try:
-        return nodes(), limits()
+        return question()
     except Unanswered as error:
         raise ValueError(f"Slurm does not answer, so nothing was submitted ({error})") from error
 
@@ -135,7 +147,8 @@ def _row(config: Config, number: int) -> str:
     return "placement row " + ", ".join(sorted(roles))
 
 
-def _check_component(row: str, part: Component, site: Nodes, key: str, known: Sequence[Node]) -> None:
+def check_component(row: str, part: Component, site: Nodes, key: str, known: Sequence[Node]) -> None:
+    """Are there enough such nodes? Raises ValueError naming `row`, or the site's `key` for a wrong partition."""
     partitions = sorted({node.partition for node in known} - {""})
     ours = [node for node in known if node.partition == site.partition]
     if not ours and site.partition:

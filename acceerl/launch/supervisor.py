@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from acceerl.config import Config
+from acceerl.launch import guests
 from acceerl.launch.keeper import Keeper
 from acceerl.launch.leader import FAILED, whoami
 from acceerl.launch.lives import Child, Exit
@@ -249,7 +250,8 @@ class Supervisor:
             "success": progress.success,
             "lag": progress.lag,
             "last_checkpoint": self._last_checkpoint(),
-            "processes": [self._row(child, records.get(child.key)) for child in self.keeper.children.values()],
+            "processes": [self._row(child, records.get(child.key)) for child in self.keeper.children.values()]
+            + guests.rows(records, self.keeper.children, self.vitals),
         }
 
     def _row(self, child: Child, record: Record | None) -> dict[str, Any]:
@@ -282,7 +284,7 @@ class Supervisor:
     def _write_scalars(self) -> None:
         counters, rates = self.totals.counters(), self.totals.rates()
         totals = {f"run/{k}": float(v) for k, v in counters.items()} | {f"run/{k}_per_s": v for k, v in rates.items()}
-        values = totals | scalars(self.registry.processes())
+        values = totals | scalars(guests.present(self.registry.processes(), self.keeper.children))
         self.tensorboard.scalars(values, counters["updates"])
         self.tracking.scalars(values, counters["updates"])
 

@@ -183,11 +183,14 @@ def _serial(config: Config, run: Run) -> int:
 
 
 def _write_figures(config: Config, run: Run) -> None:
-    """`json=PATH`: the scores and counters as flat figures."""
     if config.json:
-        scores = {f"train.success_{label}": value for label, value in run.scores().items()}
-        counters = {f"train.{name}": value for name, value in run.status().get("counters", {}).items()}
-        Path(config.json).write_text(json.dumps({"job": "train", "figures": scores | counters}, indent=1) + "\n")
+        Path(config.json).write_text(json.dumps({"job": "train", "figures": figures(run)}, indent=1) + "\n")
+
+
+def figures(run: Run) -> dict[str, float]:
+    """Scores and counters of a run, flat: what `json=PATH` writes, and what a sweep may ask for."""
+    scores = {f"train.success_{label}": value for label, value in run.scores().items()}
+    return scores | {f"train.{name}": value for name, value in run.status().get("counters", {}).items()}
 
 
 @contextmanager

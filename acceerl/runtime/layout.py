@@ -61,6 +61,8 @@ def shares(config: Config) -> tuple[Share, ...]:
     """
     table = rows(config)
     heavy, light = _spots(config)
+    if not any(row.role in ("rollout", "evaluator") for row in table) and set(light) <= set(heavy):
+        light = []  # the rollouts come by `acceerl join`, with nodes of their own
     placed = _deal(table, ("learner", "inference"), heavy, "placement.gpu_nodes")
     for process, spot in _deal(table, ("rollout", "evaluator"), light, "placement.cpu_nodes").items():
         placed[process] = spot

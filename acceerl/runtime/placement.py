@@ -77,9 +77,10 @@ def table(config: Config) -> str:
 
 
 def _feeds_every_inference(table: tuple[Row, ...]) -> None:
+    """Where all rollouts are guests, nobody knows how many will come."""
     counts = {row.role: row.count for row in table}
     training = counts["inference"] - bool(counts["evaluator"])
-    if training > counts["rollout"]:
+    if training > counts["rollout"] > 0:
         raise ValueError(
             f"placement row inference: inference.instances={training} but only {counts['rollout']} rollout "
             "processes to serve; lower inference.instances or raise rollout.processes"

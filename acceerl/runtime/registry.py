@@ -79,6 +79,7 @@ class Registry:
         self._records: dict[Key, Record] = {}
         self._standing: dict[str | None, str] = {}  # stop and drain hold for processes that come later too
         self._asked: dict[str, str] = {}  # what an operator asks of the supervisor, and who asked
+        self._given: dict[str, int] = {}  # by role: the first index that no guest was given yet
         self._lines: dict[Key, _Line] = {}  # from here on: the loop's thread only
         self._friends: defaultdict[Key, set[Key]] = defaultdict(set)
         self._looked = self._awake = time.monotonic()  # when `_watch` last looked, and since when without a pause
@@ -221,6 +222,8 @@ class Registry:
             with self._lock:
                 self._asked.setdefault(message["what"], message["by"])
             line.push(id=message["id"])
+        elif op == "places":
+            line.push(id=message["id"], first=self._places(message["role"], message["count"], message["least"]))
         elif op == "gone":
             self.gone(message["role"], int(message["index"]))
 
@@ -235,6 +238,12 @@ class Registry:
         with self._lock:
             self._records[key] = fresh
         return line.incarnation
+
+    def _places(self, role: str, count: int, least: int) -> int:
+        """The first of `count` indices in a row. None is given out twice, so a guest never takes another's place."""
+        first = max(least, self._given.get(role, 0))
+        self._given[role] = first + count
+        return first
 
     def _describe(self, key: Key) -> dict[str, Any]:
         record = self._records.get(key)

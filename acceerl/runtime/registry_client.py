@@ -60,7 +60,11 @@ class RegistryClient:
         self._count = 0
         self._host = "127.0.0.1"  # the registry's
         threading.Thread(target=self._run, name="registry-client", daemon=True).start()
-        self._wait(lambda: self._lost_at is None, timeout_s, f"the registry of {run_dir}")
+        try:
+            self._wait(lambda: self._lost_at is None, timeout_s, f"the registry of {run_dir}")
+        except (RegistryTimeout, RegistryRefused):
+            self._closing.set()  # else its thread would go on trying
+            raise
 
     def __str__(self) -> str:
         return f"{self.role}[{self.index}]"
@@ -122,6 +126,11 @@ class RegistryClient:
     def ask(self, what: str, by: str, timeout_s: float = 10.0) -> None:
         """Asks the supervisor itself for something (`stop`); `by` becomes its reason. Returns when it was taken."""
         self._ask({"op": "ask", "what": what, "by": by}, timeout_s, f"the supervisor to take `{what}`")
+
+    def places(self, role: str, count: int, least: int, timeout_s: float = 10.0) -> int:
+        """The first of `count` indices in a row, from `least` on, that nobody else gets in this attempt of the run."""
+        message = {"op": "places", "role": role, "count": count, "least": least}
+        return int(self._ask(message, timeout_s, f"the registry to give {count} places")["first"])
 
     def close(self) -> None:
         self._closing.set()

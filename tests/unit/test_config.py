@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import hydra
 import pytest
 import yaml
 
@@ -134,3 +135,27 @@ def test_the_whole_schema_needs_no_hydra():
     assert source is not None
     with open(source) as file:
         assert "import hydra" not in file.read()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["channels=inline"], "rollout.processes=0 leaves the rollouts to `acceerl join`, which needs channels=mpi"),
+        (["schedule=sync"], "rollout.processes=0: schedule=sync waits for rollouts of its own"),
+        (["launch=slurm"], "leaves the CPU nodes of placement=cluster empty: use placement=one_node"),
+    ],
+)
+def test_rollouts_may_all_be_guests_where_that_can_work(overrides, says):
+    assert compose("train", ["rollout.processes=0"]).rollout.processes == 0
+    with pytest.raises(ValueError, match=says):
+        compose("train", ["rollout.processes=0", *overrides])
+
+
+def test_the_array_of_jobs_takes_the_sites_names():
+    compose("train", [])  # registers the schema
+    with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        whole = hydra.compose("config", ["hydra/launcher=array", "site=example"], return_hydra_config=True)
+    launcher = whole.hydra.launcher
+    assert (launcher.partition, launcher.account, launcher.qos) == ("cpu", "robots", None)
+    assert launcher.setup[0] == "module purge"
+    assert "hydra" not in groups()

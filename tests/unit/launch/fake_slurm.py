@@ -17,7 +17,7 @@ said = json.loads((folder / "says.json").read_text())[name]
 print(said[0], file=sys.stderr if said[1] else sys.stdout)
 sys.exit(said[1])
 """
-NAMES = ("sbatch", "srun", "scontrol", "sacct", "scancel", "sinfo")
+NAMES = ("sbatch", "srun", "scontrol", "sacct", "scancel", "sinfo", "squeue")
 
 
 class FakeSlurm:

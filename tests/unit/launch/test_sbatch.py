@@ -11,6 +11,7 @@ import pytest
 
 from acceerl.launch import sbatch
 from acceerl.launch.compose import compose
+from acceerl.runtime.layout import Component
 
 FOLDER = Path(__file__).parents[3] / "slurm" / "examples"
 RUN, PYTHON = Path("/shared/runs/example"), "/shared/venv/bin/python"
@@ -28,6 +29,15 @@ def rendered(name: str) -> str:
     return (
         sbatch.script(config, "example", RUN / "slurm", PYTHON) + f"\n# The steps that the supervisor starts:\n{steps}"
     )
+
+
+def rendered_guests() -> str:
+    config = compose("train", ["launch=slurm", "site=example", "name=example"])
+    return sbatch.guest_script(config, "example", RUN / "slurm" / "join", PYTHON, Component("cpu", 1, 8, 16_000, 0))
+
+
+def test_the_text_of_a_guest_job_is_the_example():
+    assert rendered_guests() == (FOLDER / "join.sbatch").read_text()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -48,3 +58,4 @@ def test_a_homogeneous_step_names_no_het_group():
 if __name__ == "__main__":
     for example in EXAMPLES:
         (FOLDER / f"{example}.sbatch").write_text(rendered(example))
+    (FOLDER / "join.sbatch").write_text(rendered_guests())

@@ -106,3 +106,12 @@ def test_each_process_has_a_gpu_of_its_own_where_there_are_enough():
 def test_what_no_cluster_could_do_is_refused_by_key(data, says):
     with pytest.raises(ValueError, match=says):
         from_dict({"launch": "slurm", **data})
+
+
+@pytest.mark.parametrize("kind", ["one_node", "cluster_homogeneous"])
+def test_a_training_whose_rollouts_join_has_none_of_its_own(kind):
+    given = config({"kind": kind, "cpu_nodes": 0}, rollout={"processes": 0}, inference={"instances": 2})
+    [step] = shares(given)
+    assert {role for role, _ in step.processes} == {"learner", "inference"}
+    [part] = components(given)
+    assert (part.kind, part.nodes) == ("gpu", 1)

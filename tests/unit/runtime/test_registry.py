@@ -204,3 +204,15 @@ def test_garbage_does_not_harm_the_registry(join, registry):
     rollout._send({"op": "tell"})
     until(lambda: rollout.refused)
     assert join("rollout", 3).announce() == 1
+
+
+def test_places_are_given_out_once_and_behind_those_of_the_training(join):
+    assert join("host", 1).places("rollout", 3, least=2) == 2
+    assert join("host", 2).places("rollout", 1, least=2) == 5
+    assert join("host", 3).places("rollout", 1, least=9) == 9
+
+
+def test_a_client_that_found_no_registry_gives_up_trying(tmp_path):
+    with pytest.raises(RegistryTimeout):
+        RegistryClient(tmp_path, "host", 0, timeout_s=0.1)
+    until(lambda: not [t for t in threading.enumerate() if t.name == "registry-client"])
