@@ -45,7 +45,8 @@ def test_train_compares_schedules_in_whole_trainings(tmp_path: Path) -> None:
     assert [row["schedule"] for row in written["rows"]] == ["async", "sync", "sync_update"]
     assert all(row["env_steps_per_s"] > 0 for row in written["rows"])
     left = unyielded("train", written["figures"])
-    assert {pattern.split(".")[1] for pattern in left} == {"tail_k2", "skeleton", "learner"}
+    others = {"tail_k2", "skeleton", "skeleton_k4", "learner", "slurm_tail"}
+    assert {pattern.split(".")[1] for pattern in left} == others
     assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
 
 
