@@ -8,6 +8,8 @@ a byte in it. When either process dies, the kernel frees what the other one does
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from acceerl.channels.snapshots import Snapshot, attach, machine
@@ -33,36 +35,41 @@ def can_map(proof: str) -> bool:
 
 
 class Lender:
-    """Memory that one receiver can map, in slots of powers of two. Any one thread may ask for room."""
+    """Memory that one receiver can map, in slots of powers of two. Threads may share it."""
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
         self.slots: dict[str, Snapshot] = {}  # by what the receiver is told
+        self._lock = threading.Lock()
 
     def room(self, size: int) -> np.ndarray:
         """Memory for a message, uint8 [size]: the receiver's to map if it is worth it and something is free."""
-        slot = self._slot(ALIGN + size) if size >= SMALLEST else None
-        if slot is None:
-            return np.empty(size, np.uint8)
-        slot.buffer[0] = LENT
-        return slot.buffer[ALIGN : ALIGN + size]
+        slot = self._lend(ALIGN + size) if size >= SMALLEST else None
+        return np.empty(size, np.uint8) if slot is None else slot.buffer[ALIGN : ALIGN + size]
 
     def notice(self, tag: int, message: np.ndarray) -> np.ndarray | None:
         """What tells the receiver of a message, uint8 [bytes]; None for one that lies in nobody's slot."""
-        for where, slot in self.slots.items():
+        for where, slot in list(self.slots.items()):
             if message.base is slot.buffer:
                 return lent_notice(tag, message.nbytes, where)
         return None
 
+    def _lend(self, size: int) -> Snapshot | None:
+        with self._lock:
+            slot = self._slot(1 << (size - 1).bit_length())
+            if slot is not None:
+                slot.buffer[0] = LENT
+            return slot
+
     def _slot(self, size: int) -> Snapshot | None:
-        wanted = 1 << (size - 1).bit_length()
+        """A free one, or a new one while there is room for it."""
         for slot in self.slots.values():
-            if slot.size == wanted and slot.buffer[0] == FREE:
+            if slot.size == size and slot.buffer[0] == FREE:
                 return slot
-        if wanted + sum(slot.size for slot in self.slots.values()) > self.most:
+        if size + sum(slot.size for slot in self.slots.values()) > self.most:
             return None
-        slot = Snapshot(wanted)
-        self.slots[f"{wanted}:{slot.address}"] = slot
+        slot = Snapshot(size)
+        self.slots[f"{size}:{slot.address}"] = slot
         return slot
 
 
