@@ -16,7 +16,7 @@ train: setup
 	@$(BIN)/acceerl train experiment=tabletop_first $(ARGS)
 
 test: lint types
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 setup: $(VENV)/.ready
 setup-test: $(VENV)/.ready-test
@@ -62,7 +62,7 @@ $(VENV)/.ready-libero: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.ready-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "acceerl: installing into $(VENV) with LIBERO and the tests' tools (some minutes the first time)"
-	@$(PIP) -e '.[libero,dev]'
+	@$(PIP) -e '.[libero,lerobot,openvla,dev]'
 	@$(PIP) --no-deps $(LIBERO)
 	@bash .ci/setup.sh render $(BIN)/python
 	@bash .ci/setup.sh slurm

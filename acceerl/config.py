@@ -1,18 +1,20 @@
-"""The one schema of every job's configuration, and the check that names a wrong key. Read `Config` first.
+"""The one schema of every job's configuration. Read `Config` first.
 
-Hydra composes YAML into plain dictionaries (launch/compose.py); `from_dict` turns them into these records. No
-Hydra here, so that every process can read the resolved `config.yaml` of its run with PyYAML alone.
+Hydra composes YAML into plain dictionaries (launch/compose.py); `from_dict` turns them into these records. What a key
+may hold beyond its type stands in config_checks.py. No Hydra here, so that every process can read the resolved
+`config.yaml` of its run with PyYAML alone.
 """
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from acceerl.config_checks import check
+from acceerl.config_reading import read
 
 Plugin = dict[str, Any]  # `_target_: module.Class` and its keyword arguments
+Found = Annotated[int, "auto"]  # `auto`, which is 0: found out on the machine
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Learner:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     batch: int = 256  # decisions per update
-    micro_batch: int = 64  # decisions per forward pass
+    micro_batch: Found = 64  # decisions per forward pass; auto: as many as fit into memory, by doubling
     publish_every: int = 1  # updates
     max_updates: int = 1_000_000
     max_minutes: float = 1e9  # of training, over all attempts
@@ -48,6 +50,8 @@ class Learner:
     checkpoint_every: float = 120.0  # seconds
     keep: int = 2  # checkpoints
     ranks: int = 1  # processes that train one policy together, each with a part of the batch and of the replay
+    shard: Literal["none", "zero2", "zero3"] = "none"  # ranks divide optimiser and gradients; zero3: weights too
+    compile: bool = False  # the policy's blocks, by torch.compile: minutes at the start
     threads: int = 1  # of each rank
     device: str = "cpu"  # with several ranks, `cuda` gives each its own GPU
 
@@ -58,6 +62,7 @@ class Replay:
     samples_per_insert: float = 1.0  # trained decisions per collected decision
     slack: int = 2_048  # decisions either side may run ahead
     order: Literal["fresh", "uniform"] = "fresh"  # least used first, or shuffled passes
+    imagined_fraction: float = 1.0  # of a batch that comes from dreams, where a world_model is chosen
     max_uses: int = 0  # draws after which a segment leaves; 0: only when the replay is full
     on_resume: Literal["keep", "drop"] = "keep"
 
@@ -73,9 +78,47 @@ class Inference:
 
 
 @dataclass(frozen=True)
+class World:
+    """The world_model role: trains the world and the success model beside the policy (with world_model=none nobody)."""
+
+    start: str = ""  # weights of both, as `acceerl pretrain world_model` writes them
+    data: str = ""  # recorded trajectories that it goes on training on; they give contexts to dream from too
+    recorded_share: float = 0.5  # of training batches and of contexts, where there are recorded and live episodes
+    memory: int = 200  # live episodes
+    updates_per_episode: float = 1.0  # of both models, for each live episode
+    max_updates: int = 1_000_000  # 0: both models stay as they were pretrained
+    batch: int = 32
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    publish_every: int = 20  # updates
+    record_share: float = 0.5  # of live episodes that are seen at every control step, for models with shorter ticks
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Dreamer:
+    """The dreamer role: lets the policy practise inside the world model."""
+
+    processes: int = 1
+    batch: int = 64  # dreams at a time
+    horizon: int = 8  # decisions of a dream
+    threshold: float = 0.0  # probability of success that ends a dream; 0: the one that pretraining chose
+    doubt: float = 1.0  # standard deviations of the success ensemble that are taken off its mean
+    first_share: float = 0.5  # of dreams that begin where an episode begins, others at any decision
+    check_every: float = 60.0  # seconds between two comparisons of imagined and real success
+    max_gap: float = 0.0  # of them, above which dreams get shorter; 0: they never do
+    max_owed: float = 0.0  # updates (world.updates_per_episode) that the world model may be behind; else dreams wait
+    credits: int = 128  # dreams on the way to each learner rank
+    threads: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
 class Rollout:
     processes: int = 2  # 0: all of them come by `acceerl join`
     envs: int = 8  # per process, interleaved
+    stint: int = 1  # episodes in a row that an environment plays of a task; more where changing the task is slow
 
 
 @dataclass(frozen=True)
@@ -83,9 +126,14 @@ class Evaluator:
     processes: int = 0  # of their own beside training; 0: evaluate before and after only
     envs: int = 4
     episodes: int = 200  # per round, spread evenly over tasks and evaluation states
+    every: float = 0.0  # seconds between the beginnings of two rounds beside training; 0: one after the other
     before: bool = True
     after: bool = True
     videos: int = 4  # episodes recorded by the evaluations before and after
+    inside: Literal["env", "world_model"] = "env"  # `acceerl evaluate in=world_model` plays in both and compares
+    policies: list[str] = field(default_factory=list)  # with in=world_model: several to compare; empty: `start`
+    by: Literal["policy", "expert"] = "policy"  # of `acceerl evaluate`: `start`, or the env's scripted expert
+    states: Literal["evaluation", "training"] = "evaluation"  # training: for the expert only
     control: Literal["none", "blind", "deaf"] = "none"  # what a policy scores without eyes, or misinformed
 
 
@@ -120,13 +168,19 @@ class Tracking:
 class Placement:
     """Which nodes hold which roles, and what a process may use there. Laptops need none of these numbers."""
 
-    kind: Literal["auto", "laptop", "one_node", "cluster", "cluster_homogeneous"] = "auto"  # with launch=slurm: cluster
+    kind: Literal["auto", "laptop", "one_gpu", "one_node", "cluster", "cluster_homogeneous"] = "auto"  # Slurm: cluster
     gpu_nodes: int = 1  # for learner and inference
     cpu_nodes: int = 1  # for rollouts and evaluators; cluster_homogeneous: 0 puts them on the GPU nodes
     gpus: int = 1  # of each GPU node
     learner_memory: int = 4_000  # MB a process
     inference_memory: int = 3_000
     rollout_memory: int = 2_000  # evaluators too
+    world_model_memory: int = 6_000  # its episodes beside the models
+    dreamer_memory: int = 3_000
+    learner_gpu: float = 0.0  # share of its GPU's memory that a process may take; 0: no limit
+    inference_gpu: float = 0.0
+    world_model_gpu: float = 0.0
+    dreamer_gpu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -168,8 +222,10 @@ class Site:
     cpu: Nodes = field(default_factory=Nodes)
     gpu: Nodes = field(default_factory=Nodes)
     gres: str = "gpu"  # or gpu:a100
+    gpu_memory: float = 0.0  # GB of each GPU, so that what cannot fit is refused; 0: what this machine shows
     setup: list[str] = field(default_factory=list)  # lines of shell before Python starts: module load ...
     mpiexec: str = ""  # of an MPI with MPICH's ABI; empty: beside Python or in PATH
+    pmi: str = "pmi2"  # channels=world: what srun calls the way in which the site's MPI starts (srun --mpi=list)
     interface: str = ""  # network device for the links, as FI_TCP_IFACE
     gl: Literal["osmesa", "egl"] = "osmesa"  # how rollouts draw on GPU nodes
     het_steps: bool = True  # false: the site forbids steps in heterogeneous jobs
@@ -181,18 +237,25 @@ class Site:
 class Collect:
     by: Literal["expert", "policy"] = "expert"
     expert: Plugin = field(default_factory=dict)  # the env's scripted expert, called with the env
-    episodes: int = 100  # in all, spread evenly over tasks and workers
+    tasks: list[int] = field(default_factory=list)  # by number; empty: all of the suite
+    episodes: int = 100  # played in all, spread evenly over tasks and workers
+    successes: int = 0  # episodes wanted of each task; with any of these two, `episodes` counts no more
+    failures: int = 0
+    tries: int = 20  # episodes played for each that is wanted, before a task is given up
     noise: float = 0.0  # standard deviation added to some executed actions; clean ones are the labels
     noise_share: float = 1.0  # of the control steps that are disturbed
-    only_successes: bool = False
+    fumbles: float = 0.0  # share of the control steps, in stretches of 6, at which the gripper does the opposite
+    only_successes: bool = False  # of `episodes`
     workers: int = 1
+    part: int = 0  # of `parts`: jobs that fill one folder together, as with -m collect.part=0,1,2,3 collect.parts=4
+    parts: int = 1
     to: str = ""  # folder of the shards; empty: data/ in the run directory
     compression: Literal["gzip", "blosc2", "none"] = "gzip"
 
 
 @dataclass(frozen=True)
 class Pretrain:
-    what: Literal["policy"] = "policy"
+    what: Literal["policy", "world_model"] = "policy"
     data: str = ""  # folder or file of trajectories
     steps: int = 1_000
     batch: int = 64
@@ -203,7 +266,12 @@ class Pretrain:
     shift: int = 2  # pixels of random-shift augmentation
     first_share: float = 0.33  # of the samples are first steps of episodes, the others any
     ema: float = 0.99
+    held_out: float = 0.1  # world_model: share of the episodes that it is judged by and never trained on
+    ranks: int = 1  # world_model: processes on this machine that train it together, each with a part of the batch
+    body_steps: int = 2_000  # world_model: updates of the law of its body alone, before any picture; 30 ms each
+    ticks: int = 1  # world_model: of a window, beyond its context; later ones follow the model's own frames
     threads: int = 2
+    device: str = "cpu"  # policy: where it is imitated; world_model: see world.device
     to: str = ""  # weights file; empty: policy.pt in the run directory
 
 
@@ -219,17 +287,23 @@ class Config:
     start: str = ""  # starting weights: a file, one of the package by name (tabletop_spatial), or empty: random ones
     json: str = ""  # where `acceerl train` writes its figures as JSON too
     schedule: Literal["async", "sync", "sync_update"] = "async"
-    channels: Literal["mpi", "inline"] = "mpi"
+    channels: Literal["mpi", "world", "inline"] = "mpi"  # MPI ports, one MPI_COMM_WORLD, or one process
+    weights: Literal["auto", "host", "nccl"] = "auto"  # the policy's way to its readers; auto: nccl above 500 MB
     launch: Literal["local", "slurm"] = "local"
     tracker: Literal["none", "wandb", "mlflow"] = "none"  # beside TensorBoard, which is always written
+    choices: dict[str, str] = field(default_factory=dict)  # of the groups, noted by the composition, not to be set
     env: Plugin = field(default_factory=dict)
     policy: Plugin = field(default_factory=dict)
+    world_model: Plugin = field(default_factory=dict)  # empty: none, the policy learns from real episodes alone
+    success_model: Plugin = field(default_factory=dict)
     algo: Algo = field(default_factory=Algo)
     learner: Learner = field(default_factory=Learner)
     replay: Replay = field(default_factory=Replay)
     inference: Inference = field(default_factory=Inference)
     rollout: Rollout = field(default_factory=Rollout)
     evaluator: Evaluator = field(default_factory=Evaluator)
+    world: World = field(default_factory=World)
+    dreamer: Dreamer = field(default_factory=Dreamer)
     deadlines: Deadlines = field(default_factory=Deadlines)
     supervisor: Supervisor = field(default_factory=Supervisor)
     tracking: Tracking = field(default_factory=Tracking)
@@ -246,17 +320,8 @@ def from_dict(data: dict[str, Any]) -> Config:
 
     Raises ValueError naming the full key, what it holds and what it may hold.
     """
-    config = _record(Config, data, "")
-    _check_plugins(config)
-    _check_numbers(config)
-    _check_schedule(config)
-    _check_replay(config)
-    _check_guests(config)
-    _check_tracking(config)
-    _check_inline(config)
-    _check_ranks(config)
-    _check_deadlines(config)
-    _check_cluster(config)
+    config: Config = read(Config, data)
+    check(config)
     return config
 
 
@@ -267,180 +332,3 @@ def to_dict(record: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return to_dict(value) if is_dataclass(value) else value
-
-
-def _record(cls: type, data: Any, at: str) -> Any:
-    if not isinstance(data, dict):
-        raise ValueError(f"{at.rstrip('.')} must be a group of keys, got {data!r}")
-    hints = typing.get_type_hints(cls)
-    for key in data:
-        if key not in hints:
-            raise ValueError(unknown_key(f"{at}{key}", [f"{at}{name}" for name in hints]))
-    return cls(**{key: _value(hints[key], value, f"{at}{key}") for key, value in data.items()})
-
-
-def unknown_key(key: str, choices: list[str]) -> str:
-    close = difflib.get_close_matches(key, choices, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted(choices))}"
-    return f"unknown configuration key {key}: {hint}"
-
-
-def _value(hint: Any, value: Any, key: str) -> Any:
-    if is_dataclass(hint):
-        return _record(typing.cast(type, hint), value, f"{key}.")
-    if typing.get_origin(hint) is Literal:
-        return _choice(typing.get_args(hint), value, key)
-    if typing.get_origin(hint) is list:
-        return [_typed(str, text, f"{key}[{i}]") for i, text in enumerate(_typed(list, value, key))]
-    if hint == Plugin or isinstance(hint, types.GenericAlias):
-        return _typed(dict, value, key)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return _typed(hint, value, key)
-
-
-def _choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
-    if value not in choices:
-        raise ValueError(f"{key}={value} is not known: choose from {', '.join(map(str, choices))}")
-    return value
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a group of keys",
-          list: "a list of texts"}  # fmt: skip
-
-
-def _typed(cls: type, value: Any, key: str) -> Any:
-    if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
-        raise ValueError(f"{key} must be {_NAMES.get(cls, cls.__name__)}, got {value!r}")
-    return value
-
-
-def _check_plugins(config: Config) -> None:
-    for group in ("env", "policy", "collect.expert"):
-        plugin = look_up(config, group)
-        if plugin and "_target_" not in plugin:
-            raise ValueError(f"{group} needs _target_: module.Class (or pick a file of configs/{group}/)")
-
-
-_AT_LEAST: dict[str, float] = {
-    "learner.batch": 1, "learner.micro_batch": 1, "learner.publish_every": 1, "learner.keep": 1,
-    "learner.ranks": 1, "learner.threads": 1, "replay.capacity": 1, "replay.slack": 1, "inference.instances": 1,
-    "inference.max_batch": 1, "inference.max_wait_ms": 0, "inference.credits": 1, "rollout.processes": 0,
-    "rollout.envs": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
-    "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0, "pretrain.steps": 1, "pretrain.batch": 1,
-    "supervisor.crash_limit": 1, "seed": 0, "algo.gamma": 0, "algo.lam": 0, "learner.max_updates": 1,
-    "learner.warmup": 0, "learner.decay": 0, "learner.value_warmup": 0, "replay.max_uses": 0, "evaluator.videos": 0,
-    "placement.gpu_nodes": 1, "placement.cpu_nodes": 0, "placement.gpus": 0, "placement.learner_memory": 1,
-    "placement.inference_memory": 1, "placement.rollout_memory": 1, "slurm.minutes": 1, "slurm.attempts": 1,
-    "site.lead": 1, "sweep.parallel": 0,
-}  # fmt: skip
-_ABOVE_ZERO = (
-    "learner.lr", "learner.value_lr", "learner.grad_clip", "learner.max_minutes", "replay.samples_per_insert",
-    "algo.sigma", "pretrain.lr", "deadlines.connect", "deadlines.heartbeat", "deadlines.watchdog",
-    "deadlines.collective", "slurm.start",
-)  # fmt: skip
-
-
-def _check_numbers(config: Config) -> None:
-    for key, least in _AT_LEAST.items():
-        if look_up(config, key) < least:
-            raise ValueError(f"{key} must be at least {least:g}, got {look_up(config, key)}")
-    for key in _ABOVE_ZERO:
-        if look_up(config, key) <= 0:
-            raise ValueError(f"{key} must be above 0, got {look_up(config, key)}")
-
-
-def _check_replay(config: Config) -> None:
-    """A pace that the replay cannot hold would leave the learner waiting for ever."""
-    numbers = config.replay
-    if 0 < numbers.max_uses < numbers.samples_per_insert:
-        raise ValueError(
-            f"replay.max_uses={numbers.max_uses} is below replay.samples_per_insert={numbers.samples_per_insert:g}: "
-            "raise it, or set it to 0"
-        )
-    for key in ("algo.gamma", "algo.lam"):
-        if look_up(config, key) > 1:
-            raise ValueError(f"{key} must be at most 1, got {look_up(config, key)}")
-
-
-def _check_schedule(config: Config) -> None:
-    if config.schedule != "async" and config.replay.samples_per_insert != 1:
-        raise ValueError(f"schedule={config.schedule} trains on each decision once: set replay.samples_per_insert=1")
-    if config.schedule != "async" and config.inference.instances > 1:
-        # after a fail-over one of two would wait for environments, or for its part of a turn, that the other has
-        raise ValueError(f"schedule={config.schedule} takes turns with one inference: set inference.instances=1")
-
-
-def _check_guests(config: Config) -> None:
-    """A training without rollouts of its own needs a way for others to come."""
-    if config.rollout.processes == 0 and config.channels == "inline":
-        raise ValueError("rollout.processes=0 leaves the rollouts to `acceerl join`, which needs channels=mpi")
-    if config.rollout.processes == 0 and config.schedule == "sync":
-        raise ValueError("rollout.processes=0: schedule=sync waits for rollouts of its own; raise it")
-
-
-def _check_inline(config: Config) -> None:
-    """One process plays each role once."""
-    for key in ("learner.ranks", "inference.instances"):
-        if config.channels == "inline" and look_up(config, key) > 1:
-            raise ValueError(f"channels=inline has one process: set {key}=1, or channels=mpi")
-
-
-def _check_ranks(config: Config) -> None:
-    """A rank without a decision of its own in a batch would only wait."""
-    if config.learner.ranks > config.learner.batch:
-        raise ValueError(
-            f"learner.ranks={config.learner.ranks} is more than learner.batch={config.learner.batch}: lower it"
-        )
-
-
-def _check_deadlines(config: Config) -> None:
-    """A rank that waits for another in vain must get to say so before its watchdog ends it without a name."""
-    deadlines = config.deadlines
-    if config.learner.ranks > 1 and deadlines.collective >= deadlines.watchdog:
-        raise ValueError(
-            f"deadlines.collective={deadlines.collective:g} must be below deadlines.watchdog={deadlines.watchdog:g}"
-        )
-
-
-def _check_cluster(config: Config) -> None:
-    """What no cluster could do; what this one cannot is found out at submission."""
-    if config.launch != "slurm":
-        return
-    if config.channels == "inline":
-        raise ValueError("channels=inline is one process on this machine: use launch=local")
-    kind = config.placement.kind
-    if kind == "laptop":
-        raise ValueError("placement=laptop is this machine: choose one_node, cluster or cluster_homogeneous")
-    if kind in ("auto", "cluster") and not config.site.het_steps:
-        raise ValueError(f"placement={kind} needs heterogeneous steps, which this site forbids (site.het_steps=false): "
-                         "use placement=cluster_homogeneous")  # fmt: skip
-    if kind in ("auto", "cluster") and not config.rollout.processes + config.evaluator.processes:
-        raise ValueError("rollout.processes=0 leaves the CPU nodes of placement=cluster empty: use placement=one_node, "
-                         "or cluster_homogeneous with placement.cpu_nodes=0")  # fmt: skip
-    if kind in ("auto", "cluster") and not config.placement.cpu_nodes:
-        raise ValueError(f"placement.cpu_nodes=0 leaves the rollouts of placement={kind} without a node: raise it")
-    least = config.site.lead + 60 + config.learner.checkpoint_every  # Slurm may signal a minute early
-    if 60 * config.slurm.minutes <= least:
-        raise ValueError(
-            f"slurm.minutes={config.slurm.minutes} is over before the first checkpoint: it must exceed "
-            f"site.lead + 60 s + learner.checkpoint_every = {least:g} s"
-        )
-
-
-def _check_tracking(config: Config) -> None:
-    if config.tracker != "none" and config.channels == "inline":
-        raise ValueError(
-            f"tracker={config.tracker} is the supervisor's, and channels=inline has none: use channels=mpi"
-        )
-    if config.tracker != "none" and not config.tracking.project:
-        raise ValueError("tracking.project must not be empty")
-    if config.tracker == "mlflow" and config.tracking.entity:
-        raise ValueError("tracking.entity is wandb's: leave it out with tracker=mlflow")
-
-
-def look_up(config: Any, key: str) -> Any:
-    """`look_up(config, "learner.lr")`."""
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config

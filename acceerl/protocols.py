@@ -1,4 +1,4 @@
-"""The sockets: what an Env, a Policy or a link end must do to be plugged in. Contract tests run over each."""
+"""The sockets: what an Env, a Policy or a world model must do to be plugged in. Contract tests run over each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from acceerl.types import ActionBatch, EnvSpec, Observation, ObservationBatch, StepResult
+from acceerl.types import ActionBatch, ClipBatch, EnvSpec, Observation, ObservationBatch, StepResult
 
 if TYPE_CHECKING:  # the rollout process imports this module and must not load torch
     import torch
@@ -46,6 +46,15 @@ class Env(Protocol):
     def set_state(self, state: np.ndarray) -> None: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ChunkedEnv(Protocol):
+    """What an Env may offer beside: a whole chunk in one call."""
+
+    def step_chunk(self, actions: np.ndarray) -> Sequence[StepResult]:
+        """Executes the rows of `actions`, float32 [C, D], until the episode ends; a result for each executed row."""
+        ...
 
 
 @runtime_checkable
@@ -125,4 +134,75 @@ class Meter(Protocol):
 
     def event(self, name: str, **fields: Any) -> None:
         """Writes one line of its own to the metrics file (an episode's end, an evaluation round)."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """The world model's side of the contract with an environment, a policy and its own checkpoints."""
+
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]  # H, W in pixels
+    proprio: int  # entries that it predicts; 0: none, for policies that do without
+    action_dim: int
+    stride: int  # S control steps of a tick, the step from one predicted frame to the next
+    context: int  # K frames that it looks back on, S control steps apart
+
+
+@dataclass
+class History:
+    """N pasts on the device that computes: K frames each, the last one is now, and what was done between them."""
+
+    images: dict[str, torch.Tensor]  # camera -> uint8 [N, K, H, W, 3]
+    proprio: torch.Tensor  # float32 [N, K, P]
+    actions: torch.Tensor  # float32 [N, K - 1, S, D]
+
+    def __len__(self) -> int:
+        return len(self.proprio)
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """Predicts what the cameras will show and the body will feel. Also a `torch.nn.Module`, like a policy."""
+
+    @property
+    def spec(self) -> WorldSpec: ...
+
+    def loss(self, windows: ClipBatch) -> tuple[torch.Tensor, dict[str, float]]:
+        """A differentiable scalar and figures to report, of windows of `spec.context` frames and at least one more.
+
+        A frame that is not `valid` after now is not trained on, one before now is seen repeated, as in imagination.
+        """
+        ...
+
+    def predict(
+        self, past: History, actions: torch.Tensor, executed: torch.Tensor | None = None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """One tick without gradients: the next frames, uint8 [N, H, W, 3] a camera, and proprioception [N, P].
+
+        `actions` is float32 [N, S, D]; of them `executed`, int64 [N] in 1..S, are done (default: all).
+        """
+        ...
+
+
+@runtime_checkable
+class SuccessModel(Protocol):
+    """Says from what the cameras show whether the task is done. Also a `torch.nn.Module`.
+
+    One with an attribute `threshold` knows above which probability a dream has succeeded (others: one half), and one
+    with a method `decide(threshold)` learns it from held-out episodes; with `calibrate(logits, labels)` and `logits`
+    its probabilities are calibrated by them too.
+    """
+
+    @property
+    def spec(self) -> WorldSpec: ...
+
+    def loss(
+        self, images: dict[str, np.ndarray], instructions: Sequence[str], labels: np.ndarray
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """`images` are uint8 [N, H, W, 3] a camera, `labels` bool [N]: was the instruction fulfilled in this frame."""
+        ...
+
+    def probability(self, images: dict[str, torch.Tensor], instructions: Sequence[str]) -> torch.Tensor:
+        """float32 [N, M] in [0, 1], without gradients: the opinions of the ensemble's M members."""
         ...

@@ -1,13 +1,14 @@
 """The nouns: plain records that every room shares. numpy only, no behaviour beyond shapes.
 
 Letters in shapes: N observations, T decisions of a segment, C actions in a chunk (`chunk`), D action
-dimensions (`dim`), H x W pixels, P proprioception entries.
+dimensions (`dim`), H x W pixels, P proprioception entries, K frames of a window, S control steps between two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import numpy as np
 
@@ -182,6 +183,7 @@ class Segment:
     terminated: bool
     truncated: bool
     imagined: bool = False
+    world_version: int = -1  # of the world and success model that imagined it
     frames: dict[str, np.ndarray] = field(default_factory=dict)  # camera -> uint8 [T, C, H, W, 3]
 
     def __len__(self) -> int:
@@ -206,3 +208,39 @@ class EpisodeResult:
     steps: int
     version: int  # policy version of its first decision
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """N windows of K = context + horizon frames, S control steps apart; frame `context - 1` is now.
+
+    `actions[n, k]` were executed between frames k and k + 1; of the S places `executed[n, k]` count (0 where a frame is
+    padding), the others repeat the last action.
+    """
+
+    images: dict[str, np.ndarray]  # camera -> uint8 [N, K, H, W, 3]
+    proprio: np.ndarray  # float32 [N, K, P]
+    actions: np.ndarray  # float32 [N, K - 1, S, D]
+    executed: np.ndarray  # int64 [N, K - 1]
+    valid: np.ndarray  # bool [N, K], false: before the first or after the last frame of its episode, which is repeated
+    succeeded: np.ndarray  # bool [N, K], true: the frame shows the instruction fulfilled
+    instructions: tuple[str, ...]  # N
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Self]) -> Self:
+        """Batches of equal shapes, one after the other."""
+        parts = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls)}
+        return cls(**{name: _joined(several) for name, several in parts.items()})
+
+
+def _joined(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], dict):
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(item for part in parts for item in part)
+    return np.concatenate(parts)

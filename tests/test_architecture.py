@@ -31,21 +31,28 @@ FLOORS = [
     {"launch"},
     {"__main__"},
 ]
+# Three files, one thing: the schema imports its reading and its checks, and the checks name the schema's types.
+ONE_PART = {"config_reading": "config", "config_checks": "config"}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 # package -> the only modules that may import it, as patterns of paths inside acceerl/
 DOORS = {
     "mpi4py": "channels/mpi*.py",
-    "torch.distributed": "channels/collective.py",
+    "torch.distributed": "channels/collective*.py",
     "h5py": "stores/*",
     "hdf5plugin": "stores/*",
+    "deflate": "stores/rows.py",
+    "pyarrow": "stores/lerobot.py",
+    "robomimic": "bench/store_peer.py",
     "mujoco": "envs/*",
     "OpenGL": "envs/*",
     "robosuite": "envs/*",
     "libero": "envs/*",
     "bddl": "envs/*",
     "gymnasium": "envs/*",
-    "transformers": "policies/*",
+    "transformers": "policies/openvla_oft/language.py",
+    "tokenizers": "policies/openvla_oft/prompts.py",
+    "safetensors": "policies/openvla_oft/checkpoint.py",
     "submitit": "launch/submission.py",
     "hydra": "launch/*",
     "omegaconf": "launch/*",
@@ -55,12 +62,12 @@ DOORS = {
 
 # The left rooms compute. They talk to no process and no network, and write no file; reading is for policies and
 # world models (weights) and envs (scenes). The exceptions: LIBERO asks on stdin unless its configuration exists, and
-# the format of a weights file is known in one place, both ways.
+# the format of a weights file is known in one place, both ways; so is that of OpenVLA's folders.
 LEFT_ROOMS = ("algo", "policies", "world_models", "envs")
 TALKING = {"asyncio", "http", "multiprocessing", "requests", "shutil", "socket", "ssl", "subprocess", "urllib"}
 WRITING = {"mkdir", "rename", "rmdir", "savez", "savez_compressed", "symlink_to", "touch", "unlink",
            "write_bytes", "write_text"}  # fmt: skip
-MAY_WRITE = ("envs/libero*", "policies/saved.py")
+MAY_WRITE = ("envs/libero*", "policies/saved.py", "policies/openvla_oft/checkpoint.py", "world_models/saved.py")
 
 HEAVY_FOR_A_ROLLOUT = {"torch", "hydra", "omegaconf", "submitit", "h5py", "matplotlib"}
 
@@ -74,7 +81,8 @@ class Module(NamedTuple):
     @property
     def part(self) -> str:
         """The room or top-level module it belongs to; empty for the package itself."""
-        return self.path.split("/")[0].removesuffix(".py").replace("__init__", "")
+        name = self.path.split("/")[0].removesuffix(".py").replace("__init__", "")
+        return ONE_PART.get(name, name)
 
 
 class Import(NamedTuple):
@@ -120,7 +128,8 @@ def upward_imports(root: Path) -> Iterator[str]:
 
 def _part(name: str) -> str:
     pieces = name.split(".")
-    return pieces[1] if pieces[0] == "acceerl" and len(pieces) > 1 and not pieces[1].startswith("__version") else ""
+    part = pieces[1] if pieces[0] == "acceerl" and len(pieces) > 1 and not pieces[1].startswith("__version") else ""
+    return ONE_PART.get(part, part)
 
 
 def unknown_parts(root: Path) -> Iterator[str]:
@@ -204,6 +213,8 @@ RULES: list[tuple[Callable[[Path], Iterator[str]], str, str]] = [
     (upward_imports, "algo/gae.py", "from ..stores import replay"),
     (upward_imports, "types.py", "from acceerl import protocols"),
     (upward_imports, "config.py", "import acceerl.protocols"),
+    (upward_imports, "config_checks.py", "import acceerl.protocols"),
+    (upward_imports, "types.py", "import acceerl.config_reading"),
     (upward_imports, "roles/rollout.py", "import acceerl.nowhere"),
     (upward_imports, "__init__.py", "from acceerl.types import Segment"),
     (unknown_parts, "extras/new.py", ""),
@@ -242,6 +253,7 @@ def test_the_rule_can_fail(tmp_path: Path, rule: Callable[[Path], Iterator[str]]
 
 
 GOOD = {
+    "config_checks.py": "from acceerl.config import Config",
     "launch/cli.py": "import hydra\nfrom acceerl import __version__\nfrom acceerl.jobs import train",
     "roles/rollout.py": "from acceerl.protocols import Env\nfrom . import inference",
     "roles/trainer.py": "import torch\nfrom torch import nn",

@@ -45,8 +45,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_configs_weights_and_templates(wheel: Path) -> None:
     configs = (path.relative_to(REPOSITORY) for path in (REPOSITORY / "configs").rglob("*.yaml"))
+    recipes = {f"acceerl/recipes/{path.name}" for path in (REPOSITORY / "data" / "recipes").glob("*.yaml")}
     data = (path.relative_to(REPOSITORY) for path in (REPOSITORY / "acceerl").rglob("*.*") if path.suffix != ".pyc")
-    wanted = {f"acceerl/{path.as_posix()}" for path in configs} | {path.as_posix() for path in data}
+    wanted = {f"acceerl/{path.as_posix()}" for path in configs} | {path.as_posix() for path in data} | recipes
     assert not wanted - set(ZipFile(wheel).namelist())
 
 

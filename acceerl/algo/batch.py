@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from acceerl.protocols import PolicySpec
 from acceerl.types import ObservationBatch, Segment
 
 
@@ -85,6 +86,13 @@ class SegmentBatch:
         """[N] -> [B], the entry of each segment's last observation; 0 where it terminated."""
         ended = (self.terminated & self.mask).any(-1)
         return torch.where(ended, 0, flat[self.bootstrap_rows])
+
+
+def blank(spec: PolicySpec, rows: int, device: str = "cpu") -> tuple[ObservationBatch, Tensor]:
+    """Black images and the tokens 0, for a pass that only has to be made: what `Policy.evaluate` takes."""
+    images = {name: np.zeros((rows, *spec.image_size, 3), np.uint8) for name in spec.cameras}
+    tokens = torch.zeros((rows, spec.chunk, spec.action_dim), dtype=torch.int64, device=device)
+    return ObservationBatch(images, np.zeros((rows, spec.proprio), np.float32), ("",) * rows), tokens
 
 
 def micro_batches(segments: Sequence[Segment], max_decisions: int) -> list[SegmentBatch]:

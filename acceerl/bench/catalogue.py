@@ -19,6 +19,8 @@ BENCHES = {
     "train": "whole trainings: asynchronous against lock-step, large observations, a learner beside serving",
     "env": "control steps a second of each environment, alone in one process",
     "weights": "how fast new weights reach inference, and how long serving stops for them",
+    "imagine": "imagined frames a second by batch size, against what real environments cost",
+    "policy": "openvla_oft with random weights: decisions a second while it acts and learns, and its share of the peak",
     "store": "windows a second read from trajectories, against a plain robomimic-style file",
 }
 
@@ -34,7 +36,7 @@ def run(name: str, words: Sequence[str]) -> Result:
     paths = [word.removeprefix("json=") for word in words if word.startswith("json=")]
     if len(paths) > 1:
         raise ValueError(options_of.twice("json"))
-    chosen = options_of.parse(bench.Options, name, [word for word in words if not word.startswith("json=")])
+    chosen = options_of.parse(bench.Options, f"bench {name}", [word for word in words if not word.startswith("json=")])
     path = json_file(paths[0]) if paths else None
     signal.signal(signal.SIGTERM, _leave)
     result: Result = bench.run(chosen)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from acceerl.bench import env_libero
 from acceerl.bench.options import option
 from acceerl.bench.result import Result
 from acceerl.envs.libero.install import missing
@@ -16,12 +17,23 @@ from acceerl.protocols import Env
 
 NAMES = ("tabletop", "latency", "libero")
 CHUNK = 8  # control steps of a decision
+_AT = "{,_64px,_256px}"  # nothing: at 128 pixels
 FIGURES = {
     "env.{tabletop,latency,libero}.state_steps_per_s": "control steps a second without looking (no rendering)",
-    "env.{tabletop,libero}.fast_steps_per_s": "control steps a second, rendered at every decision, 8 steps apart",
-    "env.{tabletop,libero}.exact_steps_per_s": "control steps a second, rendered at every step",
+    "env.tabletop.fast_steps_per_s": "control steps a second, rendered at every decision, 8 steps apart",
+    "env.tabletop.exact_steps_per_s": "control steps a second, rendered at every step",
     "env.{tabletop,latency,libero}.make_s": "seconds to make the environment and begin its first episode",
     "env.{tabletop,latency,libero}.reset_s": "seconds to begin another episode of the same task; median",
+    f"env.libero.exact_steps_per_s{_AT}": "render=exact, two cameras at every decision, one core; median",
+    f"env.libero.fast_steps_per_s{_AT}": "the same with render=fast",
+    f"env.libero.stock_steps_per_s{_AT}": "LIBERO's own OffScreenRenderEnv stepping the same actions",
+    f"env.libero.{{exact,fast}}_over_stock{_AT}": "ours over LIBERO's own, measured in turn; median of the ratios",
+    f"env.libero.exact_over_vector{_AT}": "two processes of ours over LIBERO's SubprocVectorEnv of two",
+    f"env.libero.vector_steps_per_s{_AT}": "LIBERO's SubprocVectorEnv of two processes",
+    f"env.libero.soft_reset_s{_AT}": "seconds to reach a published initial state, without picture and waiting steps",
+    "env.libero.memory_mb": "resident memory of one process of ours after episodes=N",
+    "env.libero.memory_growth": "its growth since the largest of the first 30 episodes, as a share",
+    f"env.libero.stock_reset_s{_AT}": "LIBERO's own reset to the same state",
 }
 
 
@@ -29,7 +41,10 @@ FIGURES = {
 class Options:
     envs: tuple[str, ...] = option(NAMES, "which ones, comma-separated", choices=NAMES)
     seconds: float = option(3.0, "of each measurement", least=0.1)
-    image_size: int = option(128, "pixels a side of tabletop's and LIBERO's cameras", least=16)
+    image_size: int = option(128, "pixels a side of tabletop's cameras", least=16)
+    sizes: tuple[str, ...] = option(("128", "256"), "pixels a side of LIBERO's cameras", choices=("64", "128", "256"))
+    episodes: int = option(0, "of LIBERO to watch a process's memory over; 0: none", least=0)
+    rounds: int = option(3, "turns that LIBERO's own environment and ours take", least=1)
 
 
 def run(options: Options) -> Result:
@@ -40,7 +55,17 @@ def run(options: Options) -> Result:
             result.rows.append({"env": name, "what": f"left out: {why}"})
             continue
         _measure(result, name, options)
+        if name == "libero":
+            _compare_libero(result, options)
     return result
+
+
+def _compare_libero(result: Result, options: Options) -> None:
+    for size in map(int, options.sizes):
+        env_libero.compare(result, size, options.seconds, options.rounds)
+        env_libero.compare_vectors(result, size, options.seconds, options.rounds)
+    if options.episodes:
+        env_libero.watch_memory(result, int(options.sizes[0]), options.episodes)
 
 
 def _measure(result: Result, name: str, options: Options) -> None:
@@ -105,10 +130,10 @@ def _latency(_: Options) -> Env:
     return LatencyEnv(mean_ms=0.0)  # what is left is the price of a step that takes no time
 
 
-def _libero(options: Options) -> Env:
+def _libero(_: Options) -> Env:
     from acceerl.envs.libero import LiberoEnv
 
-    return LiberoEnv(image_size=options.image_size)
+    return LiberoEnv(cameras=())  # pictures: env_libero.py
 
 
 _MAKERS: dict[str, Callable[[Any], Env]] = {"tabletop": _tabletop, "latency": _latency, "libero": _libero}

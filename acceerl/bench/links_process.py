@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from acceerl.bench.peers import accept, connect, leave, perform
-from acceerl.channels.mpi import Endpoint, epolls
+from acceerl.channels.mpi import Endpoint
+from acceerl.channels.mpi_library import epolls
 from acceerl.channels.pumping import Idle
 from acceerl.runtime.registry_client import RegistryClient
 from acceerl.types import Act, Assignment, Observation, Observed

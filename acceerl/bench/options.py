@@ -1,4 +1,4 @@
-"""KEY=VALUE words to a bench's options: a small dataclass per bench, checked as carefully as the configuration."""
+"""KEY=VALUE words to the options of a bench or a verb of `data`: a small dataclass each, checked as the config is."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ def option(default: Any, about: str, *, least: float | None = None, choices: Seq
     return dataclasses.field(default=default, metadata={"about": about, "least": least, "choices": tuple(choices)})
 
 
-def parse(cls: type[Record], bench: str, words: Sequence[str]) -> Record:
-    """Raises ValueError, in one line, for a key that is unknown or given twice, and for a value that cannot be."""
+def parse(cls: type[Record], command: str, words: Sequence[str], others: Sequence[str] = ("json",)) -> Record:
+    """`command` takes the words, and `others`, which its caller has read.
+
+    Raises ValueError, in one line, for a key that is unknown or given twice, and for a value that cannot be.
+    """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
     for word in words:
         key, _, text = word.partition("=")
         if key not in fields:
-            raise ValueError(_unknown(key, bench, list(fields)))
+            raise ValueError(_unknown(key, command, list(fields), others))
         if key in given:
             raise ValueError(twice(key))
-        given[key] = _checked(f"{bench}'s {key}", hints[key], text, fields[key].metadata)
+        given[key] = _checked(f"{command.split(' ', 1)[-1]}'s {key}", hints[key], text, fields[key].metadata)
     return cls(**given)
 
 
@@ -48,10 +51,11 @@ def describe(cls: type) -> list[str]:
     return [f"  {text:<{width}}  {f.metadata['about']}" for text, f in zip(shown, fields, strict=True)]
 
 
-def _unknown(key: str, bench: str, known: list[str]) -> str:
+def _unknown(key: str, command: str, known: list[str], others: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(sorted([*known, 'json']))}"
-    return f"unknown option {key} of bench {bench}: {hint}"
+    choices = ", ".join(sorted([*known, *others])) or "nothing: it has no options"
+    hint = f"did you mean {close[0]}?" if close else f"choose from {choices}"
+    return f"unknown option {key} of {command}: {hint}"
 
 
 def _checked(name: str, hint: Any, text: str, rules: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from acceerl.channels.meeting import is_eagain
-from acceerl.channels.mpi import load_mpi
+from acceerl.channels.mpi_library import load_mpi
 from acceerl.runtime.registry_client import RegistryClient
 from acceerl.runtime.stop import Watchdog, die_with_keeper
 

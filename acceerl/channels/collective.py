@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ import torch
 
 if TYPE_CHECKING:
     import torch.distributed as dist
+
+    from acceerl.channels.collective_shards import Files
 
 FACT = "rendezvous"  # name in the registry
 LOOK_S = 0.1  # between two looks for a rank that has not come
@@ -106,8 +109,7 @@ class Group(Collective):
 
         self.role, self.rank, self.size = role, rank, size
         on_gpu = device.startswith("cuda")
-        # NCCL's own way out of a time-out is to abort the process: waiting in the call raises what we can name
-        os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+        wait_in_calls()
         self._dist = dist
         if on_gpu:
             torch.cuda.set_device(device)
@@ -139,6 +141,14 @@ class Group(Collective):
             me, waited = f"{self.role}[{self.rank}]", time.monotonic() - began
             others = self.names(self.role)
             raise PeersLost(f"{me} lost {others} after {waited:.0f} s in a {what} over ranks: {reason}") from error
+
+
+def wait_in_calls() -> None:
+    """NCCL's own way out of a time-out is to abort the process; waiting in the call raises what we can name.
+
+    Read when a communicator is made. It matters most for readers of weights: one that dies must not end the learner.
+    """
+    os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
 
 
 class Directory(Protocol):
@@ -184,6 +194,34 @@ def meet(
         store = _guest(registry, connect_s, until, beat)
         _await_all(store, registry, size, connect_s, until, beat)
     return Group(registry.role, registry.index, size, store, timeout_s, device)
+
+
+def by_file(role: str, path: Path, rank: int, size: int, timeout_s: float, device: str = "cpu") -> Collective:
+    """This process as one of `size` ranks that find each other by a file which all see, new for every meeting.
+
+    For jobs without a registry. Raises PeersLost when one of the others does not come within `timeout_s`.
+    """
+    import torch.distributed as dist
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        return Group(role, rank, size, dist.FileStore(str(path), size), timeout_s, device)
+    except RuntimeError as error:
+        raise PeersLost(f"{role}[{rank}] waited {timeout_s:.0f} s for the others: {_reason(str(error))}") from error
+
+
+def shard_files() -> Files:
+    """For tensors that ranks have divided; all ranks must call it. Loads a part of torch that others do without."""
+    from acceerl.channels.collective_shards import Files
+
+    return Files()
+
+
+def read_shards(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """See `collective_shards.read`."""
+    from acceerl.channels.collective_shards import read
+
+    read(tensors, folder)
 
 
 def _reason(text: str) -> str:

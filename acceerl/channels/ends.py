@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OBSERVE, ACT = LINKS["observe"], LINKS["act"]
 CHECK_S = 0.02  # between two looks at the deadlines
+NOT_YET = Act(slot=-1)  # answers nothing: the server lives, and cannot answer before somebody else has done their part
 PATIENCE_S = 10.0  # for a server that does not answer the knock, before the next one is tried
 
 
@@ -104,9 +105,14 @@ class MpiRequests:
             self._flush()
 
     def _on_act(self, connection: Connection, buffer: np.ndarray) -> None:
-        if connection is self.open:
-            self.heard = time.monotonic()
-            self.inbox.append(decode(Act, buffer, ACT.tag))
+        if connection is not self.open:
+            return
+        self.heard = time.monotonic()
+        act = decode(Act, buffer, ACT.tag)
+        if act.slot != NOT_YET.slot:
+            self.inbox.append(act)
+        elif self.since is not None:
+            self.since = self.heard
 
     def _on_lost(self, connection: Connection, why: str) -> None:
         if connection.peer is not None and connection.peer.role == OBSERVE.server:
@@ -152,18 +158,23 @@ class MpiServing:
     """See `links.Serving`.
 
     A peer may lose its connection and open another one in the same life. Until the role has read `lost`, all that it
-    holds for this peer is of the old connection: answers are dropped, and new requests wait.
+    holds for this peer is of the old connection: answers are dropped, and new requests wait. Whoever waits long for an
+    answer (a learner that computes for minutes holds all of them back) is told now and then that it is not forgotten.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.inbox: deque[tuple[Peer, Observed]] = deque()
         self.vanished: list[Peer] = []
+        self.unanswered: set[tuple[Peer, int]] = set()  # with the slot; requests come in the pumping thread
+        self.next_word = time.monotonic() + endpoint.silence_s / 4
         endpoint.handlers[OBSERVE.tag] = self._on_observe
         endpoint.on_lost.append(self._on_lost)
 
     def poll(self) -> list[tuple[Peer, Observed]]:
         self.endpoint.pump()
+        if self.unanswered and time.monotonic() >= self.next_word:
+            self._reassure()
         if not self.inbox:
             return []
         asked = [entry for entry in self.inbox if entry[0] not in self.vanished]
@@ -180,9 +191,20 @@ class MpiServing:
             self.endpoint.idle.rest(left)
 
     def reply(self, peer: Peer, act: Act) -> None:
+        if self._post(peer, act):
+            self.unanswered.discard((peer, act.slot))
+
+    def _reassure(self) -> None:
+        self.next_word = time.monotonic() + self.endpoint.silence_s / 4
+        for peer in {peer for peer, _ in tuple(self.unanswered)}:
+            self._post(peer, NOT_YET)
+
+    def _post(self, peer: Peer, act: Act) -> bool:
         connection = self.endpoint.connection(peer.role, peer.index)
-        if connection is not None and connection.peer == peer and peer not in self.vanished:
-            self.endpoint.post(connection, ACT.tag, encode(act, ACT.tag))
+        if connection is None or connection.peer != peer or peer in self.vanished:
+            return False
+        self.endpoint.post(connection, ACT.tag, encode(act, ACT.tag))
+        return True
 
     def lost(self) -> list[Peer]:
         gone, self.vanished = self.vanished, []
@@ -193,13 +215,16 @@ class MpiServing:
 
     def _on_observe(self, connection: Connection, buffer: np.ndarray) -> None:
         assert connection.peer is not None
-        self.inbox.append((connection.peer, decode(Observed, buffer, OBSERVE.tag)))
+        observed = decode(Observed, buffer, OBSERVE.tag)
+        self.unanswered.add((connection.peer, observed.slot))
+        self.inbox.append((connection.peer, observed))
 
     def _on_lost(self, connection: Connection, why: str) -> None:
         peer = connection.peer
         if peer is not None and OBSERVE.name in connection.links:
             self.vanished.append(peer)
             self.inbox = deque(entry for entry in self.inbox if entry[0] != peer)
+            self.unanswered -= {entry for entry in tuple(self.unanswered) if entry[0] == peer}
 
 
 class MpiSender:
@@ -235,6 +260,12 @@ class MpiSender:
 
     def pump(self) -> None:
         self.endpoint.pump()
+
+    @property
+    def full(self) -> bool:
+        self.endpoint.pump()
+        with self._lock:
+            return not any(credit > 0 for credit in self.credits.values())
 
     def _take_credit(self) -> Connection | None:
         """The receiver with the most room: most credit left, then the emptier inbox."""

@@ -181,6 +181,10 @@ class InlineSender(Still):
         return self.lossy
 
     @property
+    def full(self) -> bool:
+        return not any(receiver.room(self) > 0 for receiver in self._receivers())
+
+    @property
     def task_weights(self) -> np.ndarray | None:
         return next((r.task_weights for r in self._receivers() if r.task_weights is not None), None)
 

@@ -114,7 +114,7 @@ class Requests(Protocol):
 
         Raises PeerLost when the server died or was silent (reset the environments and ask for new
         assignments; the end reconnects by itself), LinkTimeout when requests are in flight and nothing came
-        for the link's deadline.
+        for the link's deadline. A server that lives says so meanwhile: whom it waits for has a deadline of its own.
         """
         ...
 
@@ -163,6 +163,11 @@ class SegmentSender(Protocol):
 
     @property
     def dropped(self) -> int: ...
+
+    @property
+    def full(self) -> bool:
+        """Has nobody credit left? Whoever makes Segments only to have them dropped may wait instead."""
+        ...
 
     def pump(self) -> None: ...
 

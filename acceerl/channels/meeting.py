@@ -3,9 +3,9 @@
 The client knocks through the registry, the server answers `come` with its port, the client says `here` and calls
 Connect; only then does the server call Accept. Either side may die in between, so neither call may hang:
 
-- MPI gives up a send after EAGAIN_TRIES (mpi.py), hence Connect returns within milliseconds while a living server does
-  not look at its network, and within a fraction of a second when it is dead. It is simply called again, from pump to
-  pump. A server that took the message and does not call Accept costs MPI's time-out.
+- MPI gives up a send after EAGAIN_TRIES (mpi_library.py), hence Connect returns within milliseconds while a living
+  server does not look at its network, and within a fraction of a second when it is dead. It is simply called again,
+  from pump to pump. A server that took the message and does not call Accept costs MPI's time-out.
 - Accept has MPI's own time-out, which ends it when the guest died at the door. What a dead client had already sent is
   the next Accept's first catch and makes it fail, so a guest that stands in Connect gets several.
 """
@@ -62,6 +62,11 @@ class Meetings:
         self.guests: dict[Key, int] = {}  # clients that stand in Connect now, and how often Accept failed for them
         self.turn_over = 0.0
         self.next_round = 0.0  # when to look after the dials again
+
+    def open_port(self) -> str:
+        """Makes this process reachable; returns what others should know of it."""
+        self.port = str(self.mpi.Open_port())
+        return self.port
 
     def due(self, now: float) -> bool:
         """Is there anything for `pump` to do?"""

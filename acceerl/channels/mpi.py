@@ -1,9 +1,9 @@
-"""Links between processes over MPI ports: read this to learn how processes find, meet and lose each other.
+"""Links between processes over MPI: read this to learn how processes find, meet and lose each other.
 
 The recipe was found by trial (docs: libfabric's tcp provider under MPICH's ofi netmod; anything else crashes on
 dynamic processes): one thread makes all MPI calls, errors return, nothing is ever finalised or disconnected,
-and a process leaves by `Endpoint.finish`. Only this file imports mpi4py, and only inside a function, because
-child processes that import it abort the job.
+and a process leaves by `Endpoint.finish`. What a meeting ends in, a port's communicator or two ranks of one world,
+is known in meeting.py and world.py alone.
 
 What a dead peer does to MPI, and what is done about it: a send to it is refused for ever, inside the call, with the
 processor busy (hence EAGAIN_TRIES, after which the call fails and is tried again later); a send that meets a closing
@@ -20,52 +20,29 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from acceerl.channels import ends
-from acceerl.channels.connection import EAGER, EAGER_TAG, HELLO_ROOM, INJECT, Connection, Place, Sending
+from acceerl.channels.connection import EAGER, EAGER_TAG, HELLO_ROOM, Connection, Place, Sending
 from acceerl.channels.control import ControlPlane, Heard
 from acceerl.channels.links import LINKS, Peer
 from acceerl.channels.mailbox import Mailbox
 from acceerl.channels.meeting import Key, Meetings, is_eagain
+from acceerl.channels.mpi_library import epolls, load_mpi
 from acceerl.channels.near import Lender, Proof, can_map
 from acceerl.channels.pumping import Idle, Pumper
 from acceerl.channels.weights import MpiPublisher
 from acceerl.channels.weights_reader import MpiReader
 from acceerl.channels.wire import LENT_TAG, NOTICE_TAG, Hello, WireError, mismatch, read_notice, tag_of
+from acceerl.channels.world import WorldMeetings
 
 log = logging.getLogger(__name__)
 HELLO_S = 10.0
 REFUSED_S = 5.0  # before dialling a peer again with which talking failed
 FLUSH_S = 2.0
 DUE_S = 20e-3  # without a pump, after which an end that relies on another one pumps itself
-EAGAIN_TRIES = 2_000  # 1 ms while a living peer opens its side, 0.2 s at a dead one's closed port
-SETTINGS = {
-    "MPIR_CVAR_CH4_NETMOD": "ofi",
-    "FI_PROVIDER": "tcp",
-    "MPIR_CVAR_CH4_OFI_MAX_EAGAIN_RETRY": str(EAGAIN_TRIES),
-    "FI_TCP_MAX_INJECT": str(INJECT),
-}
-
-
-def load_mpi() -> Any:
-    """Imports and initialises MPI with the settings that survive dying peers. Raises RuntimeError outside mpiexec."""
-    if not any(name.startswith("PMI") for name in os.environ):
-        raise RuntimeError("start this process with `mpiexec -n 1`: MPI ports crash in a bare process")
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import mpi4py
-
-    mpi4py.rc.finalize = False
-    mpi4py.rc.thread_level = "serialized"
-    from mpi4py import MPI
-
-    MPI.COMM_SELF.Set_errhandler(MPI.ERRORS_RETURN)
-    MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)
-    return MPI
 
 
 class Endpoint:
@@ -73,10 +50,12 @@ class Endpoint:
 
     `links` are the rows this process takes part in, `spec` what it must agree on with its peers (image size,
     proprio, chunk ...), `beat` is called at every pump and around every call that can hang. `near`: large messages go
-    through shared memory where both ends are on one machine. Ends are made once, before the first pump. Use it
+    through shared memory where both ends are on one machine. `world`: how many processes of the training share one
+    MPI_COMM_WORLD, which then takes the place of ports; 0: none do. Ends are made once, before the first pump. Use it
     from one thread, or call `start_pumper` and use the ends from another one.
 
     Raises ValueError (from any call of an end) when a peer refuses the connection; the text names the cause.
+    Raises Misfit when MPI's world has another size than `world`.
     """
 
     def __init__(
@@ -87,17 +66,19 @@ class Endpoint:
         beat: Callable[[], None] = lambda: None,
         silence_s: float = 60.0,
         near: bool = True,
+        world: int = 0,
     ) -> None:
         self.registry, self.beat, self.silence_s, self.near = registry, beat, silence_s, near
         before = epolls()
-        self.mpi = load_mpi()
-        self.idle = Idle(sorted(epolls() - before))  # for ends that wait
+        self.mpi = load_mpi(ports=not world)
+        # In a world, ranks of one node talk through memory, which wakes no descriptor.
+        self.idle = Idle([] if world else sorted(epolls() - before))  # for ends that wait
         role, index = registry.role, registry.index
-        serves = any(LINKS[link].server == role for link in links)
         self.mailbox = Mailbox(self.mpi)
-        self.meetings = Meetings(self.mpi, registry, beat, self._talks_to, self._adopt)
-        self.meetings.port = self.mpi.Open_port() if serves else ""
-        self.me = Peer(role, index, registry.announce(self.meetings.port))
+        parts = (self.mpi, registry, beat, self._talks_to, self._adopt)
+        self.meetings = WorldMeetings(*parts, world) if world else Meetings(*parts)
+        serves = any(LINKS[link].server == role for link in links)
+        self.me = Peer(role, index, registry.announce(self.meetings.open_port() if serves else ""))
         self.page = Proof()
         self.hello = Hello(
             role, index, self.me.incarnation, sorted(links), eager=EAGER, proof=self.page.address, spec=spec or {}
@@ -378,21 +359,5 @@ class Endpoint:
             return True
 
 
-def epolls() -> set[int]:
-    """Descriptors of this process that watch others: libfabric's is among those that MPI's start adds."""
-    found = {int(entry.name): entry for entry in Path("/proc/self/fd").iterdir()}
-    return {number for number, entry in found.items() if _target(entry) == "anon_inode:[eventpoll]"}
-
-
-def _target(link: Path) -> str:
-    try:
-        return str(link.readlink())
-    except OSError:  # closed meanwhile: the listing itself had one open
-        return ""
-
-
 def _is(peer: Peer | None, role: str, index: int) -> bool:
     return peer is not None and (peer.role, peer.index) == (role, index)
-
-
-__all__ = ["Endpoint", "Pumper", "load_mpi"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import inspect
 import json
@@ -17,6 +18,7 @@ from acceerl.types import EnvSpec
 if TYPE_CHECKING:  # rollout processes build environments only and must not load torch
     from acceerl.protocols import Policy
 SPEC_FILE = "spec.json"
+RANDOM = "random"  # start=random: fresh weights, for whoever must say that they are meant
 
 
 def locate(target: str) -> Any:
@@ -60,6 +62,15 @@ def make_env(config: Config) -> Env:
     return env
 
 
+def env_spec(config: Config) -> EnvSpec:
+    """What the configured environment shows; it is made and closed for the question."""
+    env = make_env(config)
+    try:
+        return env.spec
+    finally:
+        env.close()
+
+
 def make_expert(config: Config, env: Env) -> Expert:
     """The scripted expert that the env's configuration names (`collect.expert`)."""
     if not config.collect.expert:
@@ -80,19 +91,66 @@ def policy_spec(config: Config, spec: EnvSpec) -> PolicySpec:
 
 
 def make_policy(config: Config, spec: EnvSpec, start: str | Path | None = None, device: str = "cpu") -> Policy:
-    """The configured policy with weights from `start` (default: `config.start`; empty: fresh ones).
+    """The configured policy with weights from `start` (default: `config.start`; empty or RANDOM: fresh ones).
 
-    Raises ValueError when the weights belong to another policy.
+    Raises ValueError when the weights belong to another policy, or when there is no such device.
     """
     if not config.policy:
         raise ValueError("no policy is configured: add policy=tiny (or another file of configs/policy/)")
+    use(device)
     own = {key: value for key, value in config.policy.items() if key not in ("chunk", "bins")}
     policy: Policy = instantiate(own, "policy", policy_spec(config, spec))
     where = config.start if start is None else start
-    if where:
+    if where and where != RANDOM:
         load_weights(policy, where)
     policy.to(device)  # type: ignore[attr-defined]
     return policy
+
+
+def check_compiled(config: Config) -> None:
+    """Raises ValueError when learner.compile is asked for of a policy that has nothing to compile."""
+    if config.learner.compile and not hasattr(locate(config.policy["_target_"]), "blocks"):
+        raise ValueError(f"learner.compile=true: {config.policy['_target_']} has no `blocks`: leave it out")
+
+
+def compiled(policy: Policy) -> Policy:
+    """The same policy with each of its blocks compiled when it first runs.
+
+    Block by block: equal ones share what the compiler made, and what gathers or recomputes a block stays around it.
+    """
+    import torch
+
+    for block in policy.blocks():  # type: ignore[attr-defined]
+        block.forward = torch.compile(block.forward)
+    return policy
+
+
+def use(device: str) -> None:
+    """Makes a GPU this process' own: streams, graphs and page-locked memory are of the current one.
+
+    Raises ValueError when this machine has no such device.
+    """
+    import torch
+
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise ValueError(f"device {device} is unknown: choose cpu, cuda or cuda:NUMBER")
+    if kind == "cpu":
+        return
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
+        raise ValueError(f"device {device}, but torch {torch.__version__} sees {count} GPUs here: set it to cpu")
+    if number:
+        torch.cuda.set_device(device)
+
+
+def release(device: str) -> None:
+    """Gives back what a policy that is not used any more held; it and its recorded graphs refer to each other."""
+    gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def load_weights(policy: Policy, where: str | Path) -> None:
@@ -100,15 +158,9 @@ def load_weights(policy: Policy, where: str | Path) -> None:
 
     Raises ValueError naming the file and the difference when they belong to another policy.
     """
-    from acceerl.policies.saved import load_policy, shipped
+    from acceerl.policies.saved import load_into, shipped
 
-    path = Path(where) if Path(where).suffix else shipped(str(where))
-    saved, _ = load_policy(path, policy.spec)
-    try:
-        policy.load_state_dict(saved.state_dict())  # type: ignore[attr-defined]
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} holds weights of another policy ({reason}): match policy.* to its card") from error
+    load_into(policy, Path(where) if Path(where).suffix else shipped(str(where)))
 
 
 def spec_to_dict(spec: EnvSpec) -> dict[str, Any]:

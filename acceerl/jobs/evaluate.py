@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from acceerl.channels.inline import Hub
 from acceerl.config import Config
 from acceerl.envs.controls import CONTROLS
-from acceerl.jobs.build import make_env, make_policy
+from acceerl.jobs.build import make_env, make_policy, release
 from acceerl.jobs.success import overall, write_table, write_video
 from acceerl.protocols import Env, Meter, Policy
 from acceerl.roles.drive import take_turns
@@ -22,24 +23,40 @@ from acceerl.types import EnvSpec, EpisodeResult, Segment
 
 
 def run(config: Config, run: Run) -> int:
-    """Scores `config.start` and prints the table."""
+    """Scores `config.start`, or the scripted expert, and prints the table."""
+    if config.evaluator.by == "expert":
+        from acceerl.jobs import evaluate_expert
+
+        return evaluate_expert.run(config, run)
+    if config.evaluator.inside == "world_model":
+        from acceerl.jobs import evaluate_imagined
+
+        return evaluate_imagined.run(config, run)
     print(f"success {100 * score(config, run, None, 'evaluate'):.1f} %")
     return 0
 
 
-def score(config: Config, run: Run, weights: str | Path | None, label: str) -> float:
+def score(
+    config: Config, run: Run, weights: str | Path | None, label: str, leave: Callable[[], None] = lambda: None
+) -> float:
     """Success rate (0 to 1) of `weights` (None: `config.start`) over `config.evaluator.episodes` episodes.
+
+    `leave` is called between steps, and raises when it is time to go.
 
     Writes RUN/evaluation/LABEL.json and RUN/videos/LABEL-*.mp4, and prints the success table.
     """
     import torch
 
+    if config.evaluator.by == "expert" or config.evaluator.states == "training":
+        raise ValueError("evaluator.by=expert is for acceerl evaluate, and evaluator.states=training for that expert")
     torch.set_num_threads(config.inference.threads)
     envs = [CONTROLS[config.evaluator.control](make_env(config)) for _ in range(config.evaluator.envs)]
     try:
-        policy = make_policy(config, envs[0].spec, weights)
+        policy = make_policy(config, envs[0].spec, weights, config.inference.device)
         film = Film(run.videos, label)
-        results = play(policy, envs, config, film)
+        results = play(policy, envs, config, film, leave)
+        del policy
+        release(config.inference.device)  # a training may follow on it
         instructions = envs[0].spec.instructions
     finally:
         for env in envs:
@@ -48,7 +65,9 @@ def score(config: Config, run: Run, weights: str | Path | None, label: str) -> f
     return overall(results)
 
 
-def play(policy: Policy, envs: list[Env], config: Config, film: Film | None = None) -> list[EpisodeResult]:
+def play(
+    policy: Policy, envs: list[Env], config: Config, film: Film | None = None, leave: Callable[[], None] = lambda: None
+) -> list[EpisodeResult]:
     """Plays the evaluation episodes greedily with the ordinary rollout and inference roles, stepped in turn."""
     hub, meter = Hub(), NullMeter()
     done: list[EpisodeResult] = []
@@ -64,7 +83,12 @@ def play(policy: Policy, envs: list[Env], config: Config, film: Film | None = No
     pace = Pace(max_batch=len(envs), lockstep=False)
     inference = Inference(policy, serving, tasks, pace, meter, version=0)
     loops = [rollout(envs, hub.ends("evaluator").requests(), meter), inference.run()]
-    take_turns(loops, until=lambda: bool(done))
+
+    def over() -> bool:
+        leave()
+        return bool(done)
+
+    take_turns(loops, until=over)
     return done
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from acceerl.channels.collective import Collective, PeersLost, meet
+from acceerl.jobs.direct import make_publisher
 from acceerl.jobs.parts import make_learner, own_device
 from acceerl.jobs.process import Process
 from acceerl.jobs.weights import save_weights
@@ -40,11 +41,12 @@ def _serve(process: Process) -> bool:
             process.config, process.run, process.spec, process.endpoint, process.meter, prefetch, ranks
         )
         learner.stop = process.stop.is_set
+        device = own_device(process.config.learner.device, ranks.rank, ranks.size)
+        learner.direct = make_publisher(process.config, process.registry, device)
         process.endpoint.start_pumper()
         # its own stop flag would let one rank leave while the others wait for it: the role itself asks all of them
         drive(_heeding(learner, process, ranks), StopFlag(), process.watchdog.beat, IDLE)
-        if ranks.rank == 0:
-            save_weights(process.run, learner.trainer.policy, learner.counters.updates)
+        save_weights(process.run, learner)
         ranks.barrier()  # nobody leaves before everything is written
     return learner.finished
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import psutil
 import torch
 
 from acceerl.channels.collective import Alone, Collective
 from acceerl.channels.links import Ends
-from acceerl.config import Config, to_dict
-from acceerl.jobs.build import make_policy
-from acceerl.protocols import Meter, PolicySpec
+from acceerl.config import Config
+from acceerl.jobs.build import compiled, make_policy
+from acceerl.jobs.saving import Saver, resume
+from acceerl.jobs.world_parts import make_dreams
+from acceerl.protocols import Meter
+from acceerl.roles.fitting import micro_batch
 from acceerl.roles.inference import Inference, Pace
 from acceerl.roles.learner import Learner, unpack
+from acceerl.roles.segments import longest
 from acceerl.roles.tasks import EvaluationTasks, TaskWeights, TrainingTasks
 from acceerl.roles.trainer import Trainer
 from acceerl.runtime.rundir import Run
@@ -40,14 +44,21 @@ def make_inference(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, inde
     return Inference(
         policy,
         ends.serving(),
-        TrainingTasks(spec, seed),
+        TrainingTasks(spec, seed, record_share(config), config.rollout.stint),
         pace(config),
         meter,
         segments=ends.sender("experience", range(config.learner.ranks)),
+        reality=ends.sender("reality") if config.world_model else None,
         weights=ends.reader("policy_weights"),
         load=unpack,
         first_episode=(life * config.inference.instances + index) * 10**9,
     )
+
+
+def record_share(config: Config) -> float:
+    """Of the episodes that are seen at every control step: none unless a world model has ticks shorter than a chunk."""
+    fine = bool(config.world_model) and config.world_model["stride"] < config.policy["chunk"]
+    return config.world.record_share if fine else 0.0
 
 
 def make_evaluation_inference(
@@ -58,7 +69,7 @@ def make_evaluation_inference(
     return Inference(
         make_policy(config, spec, start="", device=config.inference.device),
         ends.serving(),
-        EvaluationTasks(spec, config.evaluator.episodes, finished),
+        EvaluationTasks(spec, config.evaluator.episodes, finished, every=config.evaluator.every),
         Pace(max_batch=config.evaluator.processes * config.evaluator.envs),
         meter,
         weights=ends.reader("policy_weights"),
@@ -96,22 +107,35 @@ def make_learner(
     torch.set_num_threads(numbers.threads)
     torch.manual_seed(config.seed)
     found = _checkpoint(run, together)
-    policy = make_policy(config, spec, start=None if found is None else "", device=numbers.device)
+    start, divided = None if found is None else "", numbers.shard != "none"
+    # what will be divided stays on the host until then: a GPU need not hold all of it
+    policy = make_policy(config, spec, start=start, device="cpu" if divided else numbers.device)
     replay = make_replay(config, run, together)
+    policy = compiled(policy) if numbers.compile else policy
+    trainer = Trainer(policy, config.algo, numbers, config.seed, together)
+    if not numbers.micro_batch:
+        free = psutil.virtual_memory().available
+        segment = longest(max(spec.step_limits), config.policy["chunk"])
+        numbers = replace(numbers, micro_batch=micro_batch(trainer, segment, free))
+        log.info("learner.micro_batch=auto: %d decisions fit", numbers.micro_batch)
+    saver = Saver(run, config, policy.spec, replay, together)
     learner = Learner(
-        trainer=Trainer(policy, config.algo, numbers, config.seed, together),
+        trainer=trainer,
         segments=ends.receiver("experience", credits=-(-config.inference.credits // together.size)),
         weights=ends.publisher("policy_weights"),
         replay=replay,
         tasks=TaskWeights(spec.n_tasks),
         numbers=numbers,
         meter=meter,
-        save=Saver(run, config, policy.spec, replay),
+        save=saver,
+        busy=saver.busy,
+        settle=saver.settle,
         prefetch=prefetch,
         collective=together,
+        dreams=make_dreams(config, ends, config.seed),
     )
     if found is not None:
-        resume(learner, found, config)
+        resume(learner, found, config, together)
     return learner
 
 
@@ -134,27 +158,10 @@ def _checkpoint(run: Run, collective: Collective) -> Path | None:
 def make_replay(config: Config, run: Run, collective: Collective) -> Replay:
     """A rank's part of it. Synchronous schedules train on each segment once, others as often as the pace allows."""
     numbers, lane = config.replay, (collective.rank, collective.size)
-    limiter = RateLimiter(numbers.samples_per_insert, numbers.slack, config.learner.batch)
+    imagined = numbers.imagined_fraction if config.world_model else 0.0
+    first = max(1, round(config.learner.batch * (1 - imagined)))  # real decisions before the first update
+    limiter = RateLimiter(numbers.samples_per_insert, numbers.slack, first)
     uses = 1 if config.schedule != "async" else numbers.max_uses or None
     part = -(-numbers.capacity // collective.size)
     folder = run.path / "replay" if numbers.on_resume == "keep" else None  # what nobody reads back is not written
     return Replay(part, folder, config.seed, limiter, order=numbers.order, max_uses=uses, lane=lane)
-
-
-def resume(learner: Learner, path: Path, config: Config) -> None:
-    state = checkpoint.load(path, spec=asdict(learner.trainer.policy.spec))
-    learner.load(state, keep_replay=config.replay.on_resume == "keep")
-    log.info("resumed from %s at update %d", path.name, learner.counters.updates)
-
-
-class Saver:
-    """Writes a learner's state as a checkpoint of the run, and frees spooled segments that no checkpoint names."""
-
-    def __init__(self, run: Run, config: Config, spec: PolicySpec, replay: Replay) -> None:
-        self.run, self.config, self.spec, self.replay = run, config, spec, replay
-
-    def __call__(self, state: dict[str, Any]) -> None:
-        whole = state | {"policy_spec": asdict(self.spec), "config": to_dict(self.config)}
-        checkpoint.save(self.run.checkpoints, state["counters"]["updates"], whole, self.config.learner.keep)
-        kept = [state["replay"], *checkpoint.each(self.run.checkpoints, "replay")]
-        self.replay.retain([i for replay in kept for i in replay["ids"]], state["replay"]["logs"])

@@ -12,35 +12,53 @@ from acceerl.stores.schema import Episode
 from acceerl.types import Assignment, Observation, ObservationBatch, StepResult
 
 Act = Callable[[Observation], np.ndarray]  # the next action, float32 [D]
+Actor = Callable[[Assignment], Act]  # called when the episode has begun
+
+
+FUMBLE = 6  # control steps
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise on a share of the control steps.
+    """Disturbances of an actor: Gaussian noise on a share of the control steps, and fumbles.
 
-    On few steps rather than all: a chunk is decided once, so its later labels answer disturbances that the policy
-    could not foresee, and too many of them put a floor under the cloning loss.
+    Noise on few steps rather than all: a chunk is decided once, so its later labels answer disturbances that the
+    policy could not foresee, and too many of them put a floor under the cloning loss. A fumble is `FUMBLE` steps of
+    the opposite grip (the last action), `fumbles` its share of the steps: fingers that close on nothing and items that
+    fall teach a world model what a grip takes, which a good actor never shows.
     """
 
     std: float = 0.0
     share: float = 1.0
+    fumbles: float = 0.0
 
-    def __call__(self, action: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [D] in [-1, 1]."""
-        hit = rng.random() < self.share
-        return np.clip(action + hit * self.std * rng.standard_normal(action.shape), -1, 1).astype(np.float32)
+    def begin(self, rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+        """The disturbance of one episode: actions float32 [D] in [-1, 1], in order, to those that are executed."""
+        left = 0
+
+        def disturbed(action: np.ndarray) -> np.ndarray:
+            nonlocal left
+            hit = rng.random() < self.share
+            noisy = action + hit * self.std * rng.standard_normal(action.shape)
+            if self.fumbles and not left and rng.random() < self.fumbles / FUMBLE:
+                left = FUMBLE
+            if left:
+                noisy[-1], left = -noisy[-1], left - 1
+            return np.clip(noisy, -1, 1).astype(np.float32)
+
+        return disturbed
 
 
-def play_episode(env: Env, assignment: Assignment, act: Act, noise: Noise, source: str) -> Episode:
-    """Executes what `act` says, disturbed by `noise` (the clean action stays as the label), until the episode ends."""
+def play_episode(env: Env, assignment: Assignment, actor: Actor, noise: Noise, source: str) -> Episode:
+    """Plays one episode by a fresh actor: its actions are disturbed by `noise`, and stay as the labels."""
     env.reset(assignment.task, assignment.init_state, assignment.seed)
-    rng = np.random.default_rng(assignment.seed)
+    act, disturbed = actor(assignment), noise.begin(np.random.default_rng((assignment.seed, assignment.task)))
     seen, states, clean, executed, results = [env.observe()], [], [], [], []
     result = StepResult(0.0, False, False)
     while not (result.terminated or result.truncated):
         states.append(env.state())
         clean.append(np.asarray(act(seen[-1]), np.float32))
-        executed.append(noise(clean[-1], rng))
+        executed.append(disturbed(clean[-1]))
         result = env.step(executed[-1])
         results.append(result)
         seen.append(env.observe())

@@ -1,4 +1,4 @@
-"""`acceerl pretrain policy`: behaviour cloning of the configured policy from HDF5 trajectories."""
+"""`acceerl pretrain`: behaviour cloning of the configured policy from HDF5 trajectories, or pretrain_world.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from acceerl.config import Config
-from acceerl.jobs.build import make_env, make_policy, policy_spec
+from acceerl.jobs import pretrain_world
+from acceerl.jobs.build import env_spec, make_policy, policy_spec
 from acceerl.policies.saved import save_policy
 from acceerl.roles.cloning import Demonstrations, clone
 from acceerl.runtime.rundir import Run
@@ -25,33 +26,30 @@ PLACES = ("data", "to")  # of this machine: they say nothing about the recipe
 
 def run(config: Config, run: Run) -> int:
     """Trains for `pretrain.steps` updates and writes the policy file; resumes from the run's last checkpoint."""
+    if config.pretrain.what == "world_model":
+        return pretrain_world.run(config, run)
     if not config.pretrain.data:
         raise ValueError("pretrain.data is empty: give a folder of trajectories (`acceerl collect` writes one)")
     torch.set_num_threads(config.pretrain.threads)
     torch.manual_seed(config.seed)
-    spec = _spec(config)
-    policy = make_policy(config, spec)
+    spec = env_spec(config)
+    policy = make_policy(config, spec, device=config.pretrain.device)
     demonstrations = _demonstrations(config, spec)
     began = time.monotonic()
     _clone(config, run, policy, demonstrations)
     target = Path(config.pretrain.to) if config.pretrain.to else run.weights
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_policy(target, policy, _extra(config, demonstrations, began), half=True)  # type: ignore[arg-type]
+    half = getattr(policy, "compact", True)
+    save_policy(target, policy, _extra(config, demonstrations, began), half)  # type: ignore[arg-type]
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {time.monotonic() - began:.0f} s, sha256 {digest}")
     return 0
 
 
-def _spec(config: Config) -> EnvSpec:
-    env = make_env(config)
-    try:
-        return env.spec
-    finally:
-        env.close()
-
-
 def _demonstrations(config: Config, spec: EnvSpec) -> Demonstrations:
     trajectories = open_trajectories(config.pretrain.data)
+    if config.env.get("orientation") == "rotated":  # as policies of the OpenVLA family see LIBERO, not upright
+        trajectories = trajectories.turned("both")
     kept = (trajectories[i] for i, entry in enumerate(trajectories.entries) if entry.success)
     return Demonstrations(kept, policy_spec(config, spec))
 

@@ -19,19 +19,22 @@ from typing import NoReturn
 
 from acceerl.channels.links import LINKS
 from acceerl.channels.mpi import Endpoint
+from acceerl.channels.mpi_library import Misfit
 from acceerl.config import Config
 from acceerl.jobs.build import read_spec
 from acceerl.roles.drive import drive
 from acceerl.runtime.metrics import RunMeter
+from acceerl.runtime.placement import limits, rows
 from acceerl.runtime.registry_client import RegistryClient
 from acceerl.runtime.rundir import Run
-from acceerl.runtime.stop import DONE, LOST, STOPPED, StopFlag, Watchdog, die_with_keeper
+from acceerl.runtime.stop import DONE, HOPELESS, LOST, STOPPED, StopFlag, Watchdog, die_with_keeper
 from acceerl.types import EnvSpec
 
 log = logging.getLogger(__name__)
-MODULES = {role: f"acceerl.jobs.{role}_process" for role in ("rollout", "inference", "learner")}
+ROLES = ("rollout", "inference", "learner", "world_model", "dreamer")
+MODULES = {role: f"acceerl.jobs.{role}_process" for role in ROLES}
 MODULES["evaluator"] = MODULES["rollout"]  # what makes it an evaluator is whom it talks to
-TRAINING_LINKS = ("observe", "act", "experience", "policy_weights")
+IMAGINING = ("reality", "contexts", "dreams", "world_weights")  # links that come with a world model
 LEAVE_S = 15.0  # seconds that a role without anything to save may take to leave
 ORPHANED_S = 20.0  # seconds without the supervisor's registry after which a process leaves
 
@@ -73,21 +76,29 @@ def main(run_dir: str, role: str, index: int) -> NoReturn:
     module = importlib.import_module(MODULES[role])
     spec = read_spec(run)
     mpi_watchdog = Watchdog(config.deadlines.watchdog, f"{role}[{index}] MPI").start()
-    endpoint = Endpoint(
-        registry,
-        links_of(config, role, index),
-        _agreement(spec, config),
-        mpi_watchdog.beat,
-        silence_s=config.deadlines.heartbeat,
-    )
+    links, world = links_of(config, role, index), _world_size(config)
+    try:
+        endpoint = Endpoint(registry, links, _agreement(spec, config), mpi_watchdog.beat,
+                            silence_s=config.deadlines.heartbeat, world=world)  # fmt: skip
+    except Misfit as error:
+        print(f"acceerl: error: {error}", file=sys.stderr, flush=True)
+        os._exit(HOPELESS)
     meter = RunMeter(run.metrics(role, index), role, index)
     process = Process(run, config, spec, role, index, registry, endpoint, meter, stop, watchdog)
     _listen(process)
+    if any(limits(config).values()):
+        from acceerl.jobs.gpu_memory import limit  # loads torch
+
+        limit(config, role)
     done = module.serve(process)
     registry.heartbeat(meter.snapshot())  # the last counters, which the final status must show
     meter.close()
     log.info("%s[%d] leaves: %s", role, index, "done" if done else stop.reason)
     endpoint.finish(DONE if done else LOST if process.orphaned else STOPPED)
+
+
+def _world_size(config: Config) -> int:
+    return sum(row.count for row in rows(config)) if config.channels == "world" else 0
 
 
 def _yield_politely() -> None:
@@ -102,13 +113,14 @@ def _agreement(spec: EnvSpec, config: Config) -> dict[str, object]:
 
 
 def links_of(config: Config, role: str, index: int) -> list[str]:
-    """The links of this version that a process takes part in; the world model's come with it.
+    """The links that a process takes part in.
 
-    The evaluators' inference has no end of `experience`: a learner that granted it credits would be taken for broken.
+    The evaluators' inference has no Segments to send: a receiver that granted it credits would be taken for broken.
     """
-    names = [name for name in TRAINING_LINKS if role in LINKS[name].senders + LINKS[name].receivers]
-    evaluates = role == "inference" and index >= config.inference.instances
-    return [name for name in names if not (evaluates and name == "experience")]
+    absent = set() if config.world_model else set(IMAGINING)
+    if role == "inference" and index >= config.inference.instances:
+        absent |= {"experience", "reality"}
+    return [name for name, row in LINKS.items() if role in row.senders + row.receivers and name not in absent]
 
 
 def _listen(process: Process) -> None:
@@ -124,7 +136,7 @@ def _request(process: Process, what: str) -> None:
         process.requested.add(what)
         return
     process.stop.set(f"the supervisor asked to {what}")
-    if process.role != "learner":  # which has a checkpoint to write first
+    if process.role not in ("learner", "world_model"):  # which have a checkpoint to write first
         hard = threading.Timer(LEAVE_S, _leave_hard, (process,))
         hard.daemon = True
         hard.start()

@@ -10,6 +10,7 @@ from acceerl.config import Config
 from acceerl.jobs.build import make_env
 from acceerl.jobs.parts import make_inference, make_learner
 from acceerl.jobs.weights import save_weights
+from acceerl.jobs.world_parts import make_dreamer, make_world_model
 from acceerl.protocols import Stop
 from acceerl.roles.drive import take_turns
 from acceerl.roles.learner import Learner
@@ -22,7 +23,9 @@ from acceerl.runtime.stop import DONE, STOPPED
 def run(config: Config, run: Run, stop: Stop) -> int:
     """Trains until the learner is done or `stop` is set; both end with a checkpoint. Returns an exit code."""
     hub = Hub()
-    meters = {role: RunMeter(run.metrics(role, 0), role, 0) for role in ("rollout", "inference", "learner")}
+    imagining = ("world_model", "dreamer") if config.world_model else ()
+    roles = ("rollout", "inference", "learner", *imagining)
+    meters = {role: RunMeter(run.metrics(role, 0), role, 0) for role in roles}
     envs = [make_env(config) for _ in range(config.rollout.processes * config.rollout.envs)]
     spec = envs[0].spec
     learner = make_learner(config, run, spec, hub.ends("learner"), meters["learner"], prefetch=None)
@@ -32,10 +35,14 @@ def run(config: Config, run: Run, stop: Stop) -> int:
         inference.run(),
         _with_progress(learner),
     ]
+    if imagining:
+        life = run.attempt * 1_000 + 1
+        loops.append(make_world_model(config, run, spec, hub.ends("world_model"), meters["world_model"]).run())
+        loops.append(make_dreamer(config, spec, hub.ends("dreamer"), meters["dreamer"], 0, life).run())
     take_turns(loops, until=stop.is_set)
     if not learner.done():
         learner.checkpoint()
-    save_weights(run, learner.trainer.policy, learner.counters.updates)
+    save_weights(run, learner)
     for env in envs:
         env.close()
     for meter in meters.values():

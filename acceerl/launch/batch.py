@@ -18,6 +18,7 @@ from acceerl.launch.machine import Command
 from acceerl.launch.steps import Steps
 from acceerl.launch.supervisor import Place
 from acceerl.launch.train import train
+from acceerl.launch.world import World, of_allocation
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import STOPPED, StopFlag
 from acceerl.runtime.world import Allocation, allocation
@@ -40,7 +41,7 @@ def lead(path: str) -> int:
         _say(f"error: {hopeless}")
         run.write_status({**run.status(), "state": "failed", "error": hopeless})
         return FAILED
-    steps: list[Steps] = []
+    steps: list[Steps | World] = []
     code = _train(config, run, stop, _place(here, steps.append))
     if lonely := next((s.cut_off() for s in steps if s.cut_off()), ""):
         code = _reconnected(run, here, lonely)
@@ -49,13 +50,14 @@ def lead(path: str) -> int:
     return _interrupted(config, run, here, why, code) if why and code in (STOPPED, FAILED) else code
 
 
-def _place(here: Allocation, made: Callable[[Steps], None]) -> Place:
+def _place(here: Allocation, made: Callable[[Steps | World], None]) -> Place:
     """Steps over this allocation, reached at the address that Slurm knows this node by."""
     address = slurm_queue.node_address(here.node)
 
-    def hands(run: Run, config: Config, attempt: int, command: Command | None) -> Steps:
+    def hands(run: Run, config: Config, attempt: int, command: Command | None) -> Steps | World:
         assert command is None, "steps start the real processes"
-        steps = Steps(run, config, attempt, here, address)
+        make = of_allocation if config.channels == "world" else Steps
+        steps = make(run, config, attempt, here, address)
         made(steps)
         return steps
 

@@ -51,7 +51,7 @@ CHECKS = (
     Check("torch", "policies", f"{_STACK}:torch", 50.0, "reinstall torch: README, Install, CPU torch"),
     Check("gl", "tabletop, libero", f"{_STACK}:gl", 30.0, "try the other of MUJOCO_GL=osmesa and MUJOCO_GL=egl"),
     Check("egl", "", f"{_STACK}:egl", 20.0, "use MUJOCO_GL=osmesa on this machine"),
-    Check("mpi", "channels=mpi", f"{_STACK}:mpi", 30.0, "README, Install, The site's MPI"),
+    Check("mpi", "channels=mpi", f"{_STACK}:mpi", 30.0, "site.interface=, or README, Install, The site's MPI"),
     Check("mpi time-out", "channels=mpi", f"{_STACK}:mpi_timeout", 30.0, "README, Install, The site's MPI"),
     Check("registry", "channels=mpi", f"{_MACHINE}:registry", advice="a firewall stops TCP on 127.0.0.1"),
     Check("runs folder", "every run", f"{_MACHINE}:runs_folder", 20.0, "its file server does not answer: use runs=DIR"),

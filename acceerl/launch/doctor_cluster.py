@@ -1,7 +1,8 @@
 """`acceerl doctor launch=slurm`: the doctor's checks on one node of every component that a training would get.
 
-One small job with a short step a component. The findings come back over srun's own output, so that a folder that a
-node does not see is a finding, too. `python -m acceerl.launch.doctor_cluster RUNS` is what a step runs.
+One small job with a short step a component, and then steps that talk to each other (doctor_crossing.py). The findings
+come back over srun's own output, so that a folder that a node does not see is a finding, too.
+`python -m acceerl.launch.doctor_cluster FOLDER RUNS VARIABLES` is what a step runs.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from acceerl.config import Config
-from acceerl.launch import sbatch, slurm, slurm_queue
+from acceerl.launch import doctor_crossing, sbatch, slurm, slurm_queue
 from acceerl.launch.compose import compose
 from acceerl.launch.doctor import CHECKS, Check, Finding, examine, line
+from acceerl.launch.doctor_crossing import Spot
 from acceerl.launch.doctor_machine import existing
+from acceerl.launch.doctor_site import put_on, variables
 from acceerl.runtime.jsonfile import json_file
 from acceerl.runtime.layout import Component, components, shares
 from acceerl.runtime.world import here
 
 CPUS, MEMORY_MB, MINUTES = 2, 4_000, 10
 QUEUE_S = 1_800.0  # how long the job may wait and run
+PLAN, CROSSING = "crossing.json", "crossing.out"
 RESULT = "acceerl doctor: "  # before the JSON in a step's output
 Findings = list[tuple[Check, Finding]]
 
@@ -72,16 +76,23 @@ def _ask(config: Config, runs: Path) -> list[tuple[str, Findings]]:
     folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=existing(runs)))
     job = ""
     try:
+        doctor_crossing.plan(folder / PLAN, spots(config, small(components(config))), config.channels == "mpi")
         (folder / "job.sh").write_text(script(config, folder, existing(runs)))
         job = _sbatch(folder / "job.sh")
         print(f"job {job}: one node of each component; waiting for it", flush=True)
         _await(job)
-        said = [folder / f"{number}.out" for number in range(len(components(config)))]
-        return [parse(path.read_text(errors="replace") if path.exists() else "") for path in said]
+        found = [parse(_read(folder / f"{number}.out")) for number in range(len(components(config)))]
+        for component, check, finding in doctor_crossing.read(_read(folder / CROSSING), len(found)):
+            found[component][1].append((check, finding))
+        return found
     finally:
         if job:
             slurm_queue.cancel(job)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
 
 
 def _sbatch(file: Path) -> str:
@@ -102,26 +113,45 @@ def _await(job: str) -> None:
 
 
 def script(config: Config, folder: Path, runs: Path) -> str:
-    """The batch script: every component with one node, and a step on each that writes into `folder`."""
-    parts = [small(part) for part in components(config)]
-    het = len(parts) > 1
-    steps = [_step(config, number, part, het, folder, runs) for number, part in enumerate(parts)]
+    """The batch script: a step on a node of every component that writes into `folder`, then those that talk."""
+    parts = small(components(config))
+    steps = [_examine(spot, folder, runs) for spot in spots(config, parts) if not spot.again]
+    cross = [sys.executable, "-m", "acceerl.launch.doctor_crossing", "lead", str(folder / PLAN)]
+    talk = f"{shlex.join(cross)} > {shlex.quote(str(folder / CROSSING))} 2>&1"
     own = ["--job-name=acceerl-doctor", f"--output={folder}/job.out", "--no-requeue"]
-    return sbatch.batch(config, parts, own, MINUTES, [*steps, "wait"])
+    return sbatch.batch(config, parts, own, MINUTES, [*steps, "wait", talk])
 
 
-def small(part: Component) -> Component:
-    """One node of a component, and of that what the checks need."""
-    return replace(part, nodes=1, cpus=min(part.cpus, CPUS), memory=min(part.memory, MEMORY_MB), gpus=min(part.gpus, 1))
+def small(parts: Sequence[Component]) -> list[Component]:
+    """One node of each component, two of the only one, and of a node what the checks need."""
+    most = 2 if len(parts) == 1 else 1
+    return [replace(part, nodes=min(part.nodes, most), cpus=min(part.cpus, CPUS), memory=min(part.memory, MEMORY_MB),
+                    gpus=min(part.gpus, 1)) for part in parts]  # fmt: skip
 
 
-def _step(config: Config, number: int, part: Component, het: bool, folder: Path, runs: Path) -> str:
-    group = [f"--het-group={number}"] if het else []
+def spots(config: Config, parts: Sequence[Component]) -> list[Spot]:
+    """The nodes of the doctor's job."""
+    return [Spot(number, _srun(config, number, node, parts), _variables(config, number), again=node > 0)
+            for number, part in enumerate(parts) for node in range(part.nodes)]  # fmt: skip
+
+
+def _variables(config: Config, number: int) -> dict[str, str]:
+    return variables(config, {role for share in shares(config) if share.component == number
+                              for role, _ in share.processes})  # fmt: skip
+
+
+def _srun(config: Config, number: int, node: int, parts: Sequence[Component]) -> list[str]:
+    part = parts[number]
+    group = [f"--het-group={number}"] if len(parts) > 1 else []
     gres = f"--gres={config.site.gres}:{part.gpus}" if part.gpus else "--gres=none"
-    words = ["srun", *group, "--exact", "--nodes=1", "--ntasks=1", f"--cpus-per-task={part.cpus}",
-             f"--mem={part.memory}M", gres, "--mpi=none", "--input=none", sys.executable, "-m",
-             "acceerl.launch.doctor_cluster", str(folder), str(runs)]  # fmt: skip
-    return f"{shlex.join(words)} > {shlex.quote(str(folder))}/{number}.out 2>&1 &"
+    return ["srun", *group, "--exact", "--nodes=1", "--ntasks=1", f"--relative={node}", f"--cpus-per-task={part.cpus}",
+            f"--mem={part.memory}M", gres, "--mpi=none", "--input=none"]  # fmt: skip
+
+
+def _examine(spot: Spot, folder: Path, runs: Path) -> str:
+    words = [*spot.srun, sys.executable, "-m", "acceerl.launch.doctor_cluster", str(folder), str(runs),
+             json.dumps(spot.variables)]  # fmt: skip
+    return f"{shlex.join(words)} > {shlex.quote(str(folder))}/{spot.component}.out 2>&1 &"
 
 
 def parse(text: str) -> tuple[str, Findings]:
@@ -147,12 +177,13 @@ def shared(folder: Path) -> Finding:
     return Finding("FAIL", f"{folder.parent} is not visible here: runs= must name a folder that all nodes share")
 
 
-def main(folder: str, runs: str) -> None:
-    """One step: the checks on this node."""
+def main(folder: str, runs: str, given: str) -> None:
+    """One step: the checks on this node, with the variables of the roles that run here."""
+    put_on(json.loads(given))
     findings = [(SHARED, shared(Path(folder))), *examine(Path(runs))]
     rows = [(check.name, finding.level, finding.text) for check, finding in findings]
     print(RESULT + json.dumps({"node": here(), "findings": rows}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from acceerl.channels.meeting import is_eagain
-from acceerl.channels.mpi import load_mpi
+from acceerl.channels.mpi_library import load_mpi
 from acceerl.runtime.rundir import replace_text
 from acceerl.runtime.stop import Watchdog, die_with_keeper
 

@@ -17,9 +17,11 @@ import numpy as np
 from acceerl.launch.doctor import Finding
 from acceerl.launch.doctor_machine import existing
 from acceerl.launch.doctor_mpi import TIMED_OUT
+from acceerl.launch.doctor_site import INTERFACE, MPIEXEC, network, wrong_interface
 from acceerl.runtime.mpiexec import find_mpiexec
 from acceerl.runtime.placement import GL_ENV, MPI_ENV
 from acceerl.runtime.stop import KEEPER, STUCK
+from acceerl.runtime.world import without_slurm
 
 PACKAGES = ("numpy", "torch", "h5py", "hdf5plugin", "mpi4py", "mujoco", "PyOpenGL", "hydra-core", "submitit", "PyYAML",
             "rich", "tensorboard", "imageio", "imageio-ffmpeg", "matplotlib", "psutil")  # fmt: skip
@@ -92,21 +94,27 @@ def _frame() -> Finding:
 
 def mpi(_runs: Path) -> Finding:
     """Two processes, each under its own mpiexec, meet over a port and exchange a megabyte."""
+    if wrong := wrong_interface():
+        return wrong
     with tempfile.TemporaryDirectory() as folder:
-        server, client = _start("serve", folder), _start("connect", folder)
+        server, client = start("serve", folder), start("connect", folder)
         said, complaint = server.communicate(timeout=45)
         client.communicate(timeout=5)
     if server.returncode or client.returncode or not said:
         last = (complaint.strip().splitlines() or ["no word"])[-1]
-        return Finding("FAIL", f"two processes do not meet over a port ({last[:200]}): README, Install, The site's MPI")
-    return Finding("ok", said.strip())
+        return Finding("FAIL", f"two processes do not meet over a port ({last[:200]}): {network()}; else README, "
+                               "Install, The site's MPI")  # fmt: skip
+    device = os.environ.get(INTERFACE)
+    return Finding("ok", said.strip() + (f", site.interface={device}" if device else ""))
 
 
 def mpi_timeout(_runs: Path) -> Finding:
     """A Connect that nobody answers must end: by MPI's own time-out, or bitten by the watchdog."""
+    if wrong := wrong_interface():
+        return wrong
     with tempfile.TemporaryDirectory() as folder:
-        deaf = _start("deaf", folder)
-        client = _start("knock", folder)
+        deaf = start("deaf", folder)
+        client = start("knock", folder)
         took, complaint = client.communicate(timeout=45)
         deaf.kill()
     if client.returncode == TIMED_OUT:
@@ -117,12 +125,12 @@ def mpi_timeout(_runs: Path) -> Finding:
     return Finding("FAIL", f"a Connect that nobody answers ends with {last[:200]}: README, Install, The site's MPI")
 
 
-def _start(part: str, folder: str) -> subprocess.Popen[str]:
-    """One process of `doctor_mpi`, which ends with this one."""
-    environment = {**MPI_ENV, **os.environ, KEEPER: str(os.getpid())}
+def start(part: str, folder: str) -> subprocess.Popen[str]:
+    """One process of `doctor_mpi`, which ends with this one; as a role's it does not notice that it is in a step."""
+    environment = {**MPI_ENV, **without_slurm(os.environ), KEEPER: str(os.getpid())}
     python = [sys.executable, "-m", "acceerl.launch.doctor_mpi", part, folder]
     return subprocess.Popen(
-        [find_mpiexec(), "-bootstrap", "fork", "-n", "1", *python],
+        [find_mpiexec(os.environ.get(MPIEXEC, "")), "-bootstrap", "fork", "-n", "1", *python],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from acceerl.launch.keeper import Keeper
 from acceerl.launch.leader import ENDED, FAILED, state_of
 from acceerl.launch.lives import Child, Exit
 from acceerl.launch.machine import Command, Machine, last_lines, process_command
-from acceerl.launch.step import belongings
+from acceerl.launch.step import belongings, lent
 from acceerl.launch.vitals import Vitals
 from acceerl.runtime.layout import Share
 from acceerl.runtime.placement import rows as placed
@@ -120,7 +120,7 @@ class Guests:
         processes = tuple((ROLE, first + i) for i in range(self.count))
         share = Share(ROLE, 0, 0, processes, self.count, self.count * config.placement.rollout_memory, 0)
         command = self.command or process_command(self.run, config.site.mpiexec)
-        hands = Machine(self.run, attempt, command, belongings(share, whole))
+        hands = Machine(self.run, attempt, command, belongings(share, whole, lent()))
         return Keeper(self.run, attempt, [row], config.supervisor, hands, first)
 
     def _attend(self, keeper: Keeper, client: RegistryClient) -> int | None:

@@ -19,6 +19,12 @@ from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import StopFlag
 
 PATIENCE_S = 600.0  # of a job whose training is queued again, or which starts before it
+SIZES = {
+    "cpus": "processes=",
+    "memory": "processes=",
+    "gpus": "processes=",
+    "nodes": "nodes=",
+}  # what makes a job large
 LOCAL = "127.0.0.1"  # what the registry of a training with launch=local is called
 
 
@@ -46,7 +52,7 @@ def submit(run: Run, config: Config, processes: int, nodes: int) -> int:
 
     part = Component("cpu", 1, processes, processes * config.placement.rollout_memory, 0)
     where = "partition" if config.site.cpu.partition else "site.cpu.partition"
-    slurm.check_component("join", replace(part, nodes=nodes), config.site.cpu, where, slurm.known_nodes())
+    slurm.check_component("join", replace(part, nodes=nodes), config.site.cpu, where, slurm.known_nodes(), SIZES)
     folder = run.path / "slurm" / "join"
     text = sbatch.guest_script(config, run.name, folder, sys.executable, part)
     argument = json.dumps([str(run.path), processes])

@@ -28,7 +28,7 @@ class Keeper:
     ) -> None:
         self.run, self.attempt, self.rules, self.hands = run, attempt, rules, hands
         self.closing = False  # True: whoever ends now is not started again
-        self.falls: dict[str, Fall] = {}  # by role: rows that live together and of which one process has died
+        self.falls: dict[str, Fall] = {}  # by bond: of processes of which one has died
         self.children = {(row.role, i): Child(row, i) for row in rows for i in range(first, first + row.count)}
 
     def poll(self) -> list[Exit]:
@@ -86,8 +86,8 @@ class Keeper:
             yield Exit(*child.key, code, text, hopeless=True, why=end.why)
         elif code == STOPPED or (code == DONE and child.row.role == "learner"):
             yield Exit(*child.key, code, text)
-        elif child.row.together and not self.closing:  # what follows is decided when all of the row are down
-            self.falls.setdefault(child.row.role, Fall(child.row.role)).book(child, code, text)
+        elif child.row.bond and not self.closing:  # what follows is decided when all that it binds are down
+            self.falls.setdefault(child.row.bond, Fall(child.row.bond)).book(child, code, text)
         elif child.crashed(self.rules):
             yield Exit(*child.key, code, text, hopeless=True)
         else:
@@ -95,18 +95,18 @@ class Keeper:
             yield Exit(*child.key, code, text, again=True)
 
     def _fallen(self, fall: Fall) -> Iterator[Exit]:
-        """Ends the rest of a row that has lost a process, then starts all of it again: one crash, many restarts."""
-        row = [child for child in self.children.values() if child.row.role == fall.role]
-        rest = [child for child in row if child.running]
+        """Ends the rest of those that have lost one, then starts all of them again: one crash, many restarts."""
+        bound = [child for child in self.children.values() if child.row.bond == fall.bond]
+        rest = [child for child in bound if child.running]
         if rest and not self.closing:
             if fall.is_clear():
                 fall.doom(rest)
                 for child in rest:
                     self.kill(child)
             return
-        del self.falls[fall.role]
+        del self.falls[fall.bond]
         culprit = fall.culprit()
         hopeless = culprit.crashed(self.rules)
-        for child in () if hopeless else row:
+        for child in () if hopeless else bound:
             child.again(culprit.backoff(self.rules))
         yield from fall.exits(hopeless)

@@ -80,15 +80,15 @@ class Child:
 
 @dataclass
 class Fall:
-    """A row that lives together, from its first death until all of it are down.
+    """Processes that share a bond (Row.bond), from the first death until all of them are down.
 
     Whoever says `LOST` was left by another: that one is to blame, and shows within `GRACE` or is ended as stuck.
     """
 
-    role: str
+    bond: str
     began: float = field(default_factory=time.monotonic)
     ends: list[tuple[Child, int, str]] = field(default_factory=list)  # in order
-    doomed: set[int] = field(default_factory=set)  # ended by us
+    doomed: set[tuple[str, int]] = field(default_factory=set)  # ended by us
 
     def book(self, child: Child, code: int, text: str) -> None:
         self.ends.append((child, code, text))
@@ -98,7 +98,7 @@ class Fall:
         return any(code != LOST for _, code, _ in self.ends) or time.monotonic() - self.began > GRACE
 
     def doom(self, children: Iterable[Child]) -> None:
-        self.doomed |= {child.index for child in children}
+        self.doomed |= {child.key for child in children}
 
     def culprit(self) -> Child:
         return min(self.ends, key=self._blame)[0]
@@ -113,4 +113,4 @@ class Fall:
     def _blame(self, end: tuple[Child, int, str]) -> int:
         """Least for who ended badly by itself, then who had to be ended, then who lost the others."""
         child, code, _ = end
-        return 2 if code == LOST else int(child.index in self.doomed)
+        return 2 if code == LOST else int(child.key in self.doomed)

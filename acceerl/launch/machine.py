@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,7 +23,7 @@ import psutil
 from acceerl.runtime.mpiexec import tethered, under_mpiexec
 from acceerl.runtime.placement import Row
 from acceerl.runtime.rundir import Run
-from acceerl.runtime.stop import KEEPER
+from acceerl.runtime.stop import HOPELESS, KEEPER
 from acceerl.runtime.world import without_slurm
 
 Key = tuple[str, int]  # role, index
@@ -89,12 +89,17 @@ class Own:
 
 
 class Machine:
-    """The processes of this machine. `own` gives a process CPUs and variables of its own."""
+    """The processes of this machine. `own` gives a process CPUs and variables of its own.
+
+    `inherited` says what of our environment they get, `pass_fds` which of our open files.
+    """
 
     def __init__(
-        self, run: Run, attempt: int, command: Command | None = None, own: Callable[[Key], Own] = lambda _: Own()
-    ) -> None:
+        self, run: Run, attempt: int, command: Command | None = None, own: Callable[[Key], Own] = lambda _: Own(),
+        inherited: Callable[[Mapping[str, str]], dict[str, str]] = without_slurm, pass_fds: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self.run, self.attempt, self.own = run, attempt, own
+        self.inherited, self.pass_fds = inherited, pass_fds
         self.command = command or process_command(run)
         self.popen: dict[Key, subprocess.Popen[bytes]] = {}
 
@@ -114,7 +119,7 @@ class Machine:
 
     def start(self, key: Key, row: Row, life: int) -> None:
         own = self.own(key)
-        environment = row.environment(without_slurm(os.environ)) | (own.environment or {})
+        environment = row.environment(self.inherited(os.environ)) | (own.environment or {})
         environment |= {KEEPER: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         path = self.run.log(self.attempt, *key)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +129,14 @@ class Machine:
             self.popen[key] = subprocess.Popen(
                 tethered(self.command(*key), cpus=own.cpus),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=environment, start_new_session=True,
+                env=environment, start_new_session=True, pass_fds=self.pass_fds,
             )  # fmt: skip
 
     def ends(self) -> list[End]:
         ended = [(key, code) for key, popen in self.popen.items() if (code := popen.poll()) is not None]
         for key, _ in ended:
             del self.popen[key]
-        return [End(key, code, describe(code, self.run.log(self.attempt, *key))) for key, code in ended]
+        return [_end(key, code, self.run.log(self.attempt, *key)) for key, code in ended]
 
     def kill(self, key: Key) -> None:
         if key in self.popen:
@@ -176,6 +181,11 @@ def process_command(run: Run, mpiexec: str = "") -> Command:
         return under_mpiexec([sys.executable, "-m", "acceerl.jobs.process", str(run.path), role, str(index)], mpiexec)
 
     return command
+
+
+def _end(key: Key, code: int, log: Path) -> End:
+    why = "" if code != HOPELESS else f"{key[0]}[{key[1]}]: {(last_lines(log) or [f'exit code {code}'])[-1]}"
+    return End(key, code, describe(code, log), why)
 
 
 def last_lines(log: Path, count: int = 20) -> list[str]:

@@ -12,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from acceerl.launch.leader import LED, age, state_of
+from acceerl.launch.queued import looked_after
 from acceerl.launch.watch import ago, amount, best_console, coloured
+from acceerl.runtime.rundir import Run
 
 
 def command(words: Sequence[str], options: Mapping[str, str]) -> int:
@@ -39,7 +41,7 @@ def ps(folder: str | Path, screen: Console | None = None) -> int:
 
 
 def _statuses(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    return [(file.parent.name, _read(file)) for file in folder.glob("*/status.json")]
+    return [(file.parent.name, looked_after(Run(file.parent), _read(file))) for file in folder.glob("*/status.json")]
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _submitted(python: str, folder: Path) -> list[str]:
 
 def batch(config: Config, layout: Sequence[Component], own: list[str], minutes: int, lines: Sequence[str]) -> str:
     """A batch script over het components; `own` are the flags of the job as a whole."""
-    keep = sum(part.nodes for part in layout) > 1
+    keep = sum(part.nodes for part in layout) > 1 and config.channels != "world"  # which needs every node
     parts = [_flags(config, component, keep, minutes) for component in layout]
     parts[0] = own + parts[0]
     head = "\n#SBATCH hetjob\n".join("\n".join(f"#SBATCH {shlex.quote(flag)}" for flag in flags) for flags in parts)
@@ -77,6 +77,29 @@ def step(config: Config, share: Share, node: str, het: bool, command: Sequence[s
             "--unbuffered", *command]  # fmt: skip
 
 
+def world(config: Config, nodes: Sequence[Sequence[str]], command: Sequence[str]) -> list[str]:
+    """channels=world: one srun over all components, `nodes[component][node]` by name.
+
+    Ranks stand on nodes in the order of layout.ranks. Each step may use all that the job has on a node; what of it is
+    whose, the ranks know.
+    """
+    words = ["srun", f"--mpi={config.site.pmi}", "--kill-on-bad-exit=1", "--input=none", "--unbuffered"]
+    for number, part in enumerate(components(config)):
+        ours = [share for share in shares(config) if share.component == number]
+        places = [nodes[number][share.node] for share in ours for _ in share.processes]
+        group = [f"--het-group={number}"] if len(components(config)) > 1 else []
+        gres = [f"--gres={config.site.gres}:{part.gpus}"] if part.gpus else ["--gres=none"]
+        words += [":"] if number else []
+        words += [*group, f"--ntasks={len(places)}", "--distribution=arbitrary", f"--nodelist={','.join(places)}",
+                  "--job-name=world", "--overlap", "--mem=0", "--cpu-bind=none", *gres, *command]  # fmt: skip
+    return words
+
+
+def rank(run: Path, python: str, attempt: int | str, life: int | str) -> list[str]:
+    """What each rank of a world runs."""
+    return [python, "-m", "acceerl.launch.rank", str(run), str(attempt), str(life)]
+
+
 def keeper(run: Path, share: Share, python: str, attempt: int | str, life: int | str) -> list[str]:
     """What a step runs."""
     return [python, "-m", "acceerl.launch.step", str(run), share.name, str(attempt), str(life)]
@@ -84,6 +107,9 @@ def keeper(run: Path, share: Share, python: str, attempt: int | str, life: int |
 
 def steps(config: Config, run: Path, python: str) -> str:
     """All steps for a reader. The nodes are known when the job runs."""
+    if config.channels == "world":
+        nodes = [[f"$NODE_{number}_{k}" for k in range(part.nodes)] for number, part in enumerate(components(config))]
+        return " ".join(world(config, nodes, rank(run, python, "$ATTEMPT", "$LIFE"))) + "\n"
     het, lines = len(components(config)) > 1, []
     for share in shares(config):
         lines.append(f"# {share.inside} on node {share.node} of component {share.component}")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from acceerl.config import Config, Nodes
-from acceerl.launch import attempts, batch, sbatch
+from acceerl.launch import attempts, batch, queued, sbatch
 from acceerl.launch.leader import FAILED, QUEUED, whoami
 from acceerl.launch.progress import LogLines, Progress, TerminalLine, Totals
 from acceerl.launch.slurm_queue import ALIVE, Node, Unanswered, job_state, limits, nodes
 from acceerl.launch.submission import Job
-from acceerl.runtime.layout import Component, components, kind, shares
+from acceerl.runtime.layout import HEAVY, Component, components, idle_gpus, kind, shares
+from acceerl.runtime.placement import rows
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import STOPPED
 
@@ -91,9 +92,9 @@ def _outcome(run: Run, job: Job) -> int:
     deadline = time.monotonic() + 15.0  # a shared file system may show the result a little later
     while (code := job.exit_code()) is None and job.state == "COMPLETED" and time.monotonic() < deadline:
         time.sleep(LOOK_S)
-    if code is None and run.status().get("state") == QUEUED:
-        _never_began(run, job)
-    said = run.status().get("error") or ""
+    if code is None:
+        queued.ended(run, job.job_id, job.state)
+    said = run.status().get("error") or run.status().get("reason") or ""
     print(f"job {job.job_id} ended: {job.state}{': ' if said else ''}{said}", flush=True)
     if code == 0:
         from acceerl.launch.train import last_line
@@ -102,14 +103,6 @@ def _outcome(run: Run, job: Job) -> int:
     if code is None:
         code = STOPPED if job.state.startswith(("CANCELLED", "TIMEOUT", "PREEMPTED")) else FAILED
     return code
-
-
-def _never_began(run: Run, job: Job) -> None:
-    """Slurm could not even start the batch script: mostly since its node does not see the folder of the log."""
-    seen = job.paths.stdout.exists()
-    why = "" if seen else f"; is {run.path} visible on the nodes? runs= must name a folder that all share"
-    run.write_status({**run.status(), "state": "failed", "supervisor": whoami(),
-                      "error": f"job {job.job_id} ended before it began: {job.state}{why}"})  # fmt: skip
 
 
 def check(config: Config, known: Sequence[Node] | None = None, longest: Mapping[str, float] | None = None) -> None:
@@ -122,12 +115,31 @@ def check(config: Config, known: Sequence[Node] | None = None, longest: Mapping[
     for number, part in enumerate(components(config)):
         site: Nodes = config.site.gpu if part.kind == "gpu" else config.site.cpu
         row, key = _row(config, number), f"site.{part.kind}.partition"
-        check_component(row, part, site, key, known)
+        check_component(row, part, site, key, known, _sizes(config, number))
         limit = (longest or {}).get(site.partition, float("inf"))
         if config.slurm.minutes > limit:
             raise ValueError(f"{row}: slurm.minutes={config.slurm.minutes} is more than the {limit:g} minutes that "
                              f"{key}={site.partition or '(default)'} allows a job; lower it: a longer training goes on "
                              "in the next attempt")  # fmt: skip
+
+
+def tried(config: Config) -> str:
+    """What the last line of a dry run says of this cluster. Raises as `check` does."""
+    if shutil.which("sinfo") is None:
+        return "not checked: no Slurm on this machine (sinfo is not in PATH)"
+    try:
+        known, longest = nodes(), limits()
+    except Unanswered as error:
+        return f"not checked: Slurm does not answer ({error})"
+    check(config, known, longest)
+    return "checked: this cluster has such nodes; sbatch itself has the last word (account, QOS, features)"
+
+
+def warn(config: Config) -> None:
+    """One line on stderr about what works, and wastes what others wait for."""
+    if idle_gpus(config):
+        print(f"acceerl: placement.gpus={config.placement.gpus} books GPUs that nobody uses: set learner.device=cuda "
+              "inference.device=cuda, or placement.gpus=0", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def known_nodes() -> list[Node]:
@@ -147,8 +159,25 @@ def _row(config: Config, number: int) -> str:
     return "placement row " + ", ".join(sorted(roles))
 
 
-def check_component(row: str, part: Component, site: Nodes, key: str, known: Sequence[Node]) -> None:
-    """Are there enough such nodes? Raises ValueError naming `row`, or the site's `key` for a wrong partition."""
+def _sizes(config: Config, number: int) -> dict[str, str]:
+    """Which keys make a component as large as it is."""
+    roles = [row.role for row in rows(config) if row.role in {
+        role for share in shares(config) if share.component == number for role, _ in share.processes}]  # fmt: skip
+    heavy = [role for role in roles if role in HEAVY]
+    light = [f"{role}.processes" for role in roles if role not in heavy]
+    memory = [f"placement.{role}_memory" for role in heavy] + (["placement.rollout_memory", *light] if light else [])
+    counts = [f"placement.{name}_nodes" for name, there in (("gpu", heavy), ("cpu", light)) if there]
+    return {"cpus": " or ".join([f"{role}.threads" for role in heavy] + light), "memory": " or ".join(memory),
+            "gpus": "placement.gpus", "nodes": " or ".join(counts)}  # fmt: skip
+
+
+def check_component(
+    row: str, part: Component, site: Nodes, key: str, known: Sequence[Node], sizes: Mapping[str, str]
+) -> None:
+    """Are there enough such nodes? Raises ValueError naming `row`, or the site's `key` for a wrong partition.
+
+    `sizes`: the keys by which a user makes it smaller, for cpus, memory, gpus and nodes.
+    """
     partitions = sorted({node.partition for node in known} - {""})
     ours = [node for node in known if node.partition == site.partition]
     if not ours and site.partition:
@@ -161,10 +190,11 @@ def check_component(row: str, part: Component, site: Nodes, key: str, known: Seq
     fit = [node for node in ours if all(getattr(node, name) >= need for name, need, _ in tests)]
     if len({node.name for node in fit}) < part.nodes:
         need = ", ".join(f"{need} {unit}" for _, need, unit in tests if need)
+        large = [name for name, need, _ in tests if need > max(getattr(node, name) for node in ours)]
         best = ", ".join(f"{max(getattr(node, name) for node in ours)} {unit}" for name, _, unit in tests)
         raise ValueError(f"{row}: needs {part.nodes} nodes with {need} each, but only {len({n.name for n in fit})} of "
                          f"partition {site.partition or '(default)'} have that (the largest: {best}); lower "
-                         "placement.* or the processes' numbers")  # fmt: skip
+                         f"{' and '.join(dict.fromkeys(sizes[name] for name in large or ['nodes']))}")  # fmt: skip
     up = {node.name for node in fit if node.up}
     if len(up) < part.nodes:
         print(f"acceerl: {row}: only {len(up)} of the {part.nodes} nodes that it needs are up; the job will wait",

@@ -12,7 +12,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from acceerl.config import Config
@@ -29,6 +29,7 @@ SUPERVISOR = "ACCEERL_SUPERVISOR"  # environment variable: JSON of host, port an
 SILENT_S = 20.0  # without a word of the supervisor, which pings every second
 LEAVE_S = 25.0  # after SIGTERM: the learner writes its checkpoint meanwhile
 BEAT_S = 1.0
+NOT_HERE = 2  # exit code: as of a wrong input
 VERDICT_S = 600.0  # how long Slurm may take to notice that the supervisor's node is lost
 
 
@@ -65,8 +66,8 @@ class Step:
 
     def _report(self) -> None:
         self._told_to_leave()  # said before its processes' ends, which follow from it
-        for (role, index), code, text, _ in self.machine.ends():
-            self.line.send(ended=[role, index], code=code, text=text)
+        for (role, index), code, text, why in self.machine.ends():
+            self.line.send(ended=[role, index], code=code, text=text, why=why)
         if time.monotonic() >= self._beat_due:
             self._beat_due = time.monotonic() + BEAT_S
             held = {f"{role}.{index}": self._look((role, index)) for role, index in self.machine.popen}
@@ -94,17 +95,20 @@ class Step:
         return self.stop.is_set() and (not self.machine.popen or time.monotonic() > self.leave_by)
 
 
-def belongings(share: Share, config: Config) -> Callable[[Key], Own]:
-    """CPUs, GPUs and GL of each process of a share, from what Slurm lends this step.
+def lent() -> tuple[list[int], list[str]]:
+    """CPUs and GPUs that Slurm has bound this process to.
 
-    CPUs are dealt only where Slurm has bound the step to a part of the machine: elsewhere two steps of a node would
-    both begin at the first.
+    No CPUs where that is the whole machine: two steps of a node would both begin at the first.
     """
     mine = sorted(os.sched_getaffinity(0))
-    bound = mine if len(mine) < (os.cpu_count() or 1) else []
-    cpus = pins(share, rows(config), bound)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = gpus_of(share, visible.split(",") if visible and share.gpus else [])
+    return mine if len(mine) < (os.cpu_count() or 1) else [], visible.split(",") if visible else []
+
+
+def belongings(share: Share, config: Config, of: tuple[Sequence[int], Sequence[str]]) -> Callable[[Key], Own]:
+    """CPUs, GPUs and GL of each process of a share, `of` the CPUs and GPUs that are lent to it."""
+    cpus = pins(share, rows(config), of[0])
+    gpus = gpus_of(share, of[1] if share.gpus else [])
     egl = EGL_ENV if config.site.gl == "egl" and share.gpus else {}
 
     def own(key: Key) -> Own:
@@ -121,16 +125,22 @@ def connect(name: str, life: int, seconds: float = 20.0) -> Line:
     return line
 
 
-def main(path: str, name: str, attempt: int, life: int) -> int:
-    stop = StopFlag().install()
+def visible(path: str) -> Run | None:
+    """The run; none, and a line that says so, where this node does not see its folder."""
     try:
-        run = Run.open(path)
+        return Run.open(path)
     except FileNotFoundError:
         print(f"acceerl: {path} is not visible on {here()}: runs= must name a folder that all nodes share", flush=True)
-        return 2
+        return None
+
+
+def main(path: str, name: str, attempt: int, life: int) -> int:
+    stop = StopFlag().install()
+    if (run := visible(path)) is None:
+        return NOT_HERE
     config = run.config()
     [share] = [share for share in shares(config) if share.name == name]
-    machine = Machine(run, attempt, process_command(run, config.site.mpiexec), belongings(share, config))
+    machine = Machine(run, attempt, process_command(run, config.site.mpiexec), belongings(share, config, lent()))
     step = Step(machine, connect(name, life), config, stop)
     code = step.hold()
     if not (step.ended or stop.is_set()):

@@ -6,29 +6,26 @@ leave, is not, and the run goes on without what it held. Nothing here waits, exc
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from acceerl.config import Config
-from acceerl.launch import sbatch
+from acceerl.launch import sbatch, srun
 from acceerl.launch.line import Line
 from acceerl.launch.machine import End, Frozen, Key
 from acceerl.launch.reception import Reception
 from acceerl.launch.slurm_queue import Unanswered, job_has
-from acceerl.launch.step import SILENT_S, SUPERVISOR
+from acceerl.launch.step import SILENT_S
 from acceerl.runtime.layout import Share, shares
-from acceerl.runtime.mpiexec import tethered
 from acceerl.runtime.placement import Row
-from acceerl.runtime.registry_client import REGISTRY
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import STOPPED
 from acceerl.runtime.world import Allocation, for_srun
@@ -38,7 +35,6 @@ LOST_S = SILENT_S + 5.0  # a keeper that hears nothing of us either has ended it
 TRIES = 3  # starts in a row that never report
 AGAIN_S = 2.0  # before a step that ended is started again
 EXPENDABLE = {"rollout", "evaluator"}
-Starter = Callable[[Sequence[str], Path, dict[str, str]], "subprocess.Popen[bytes]"]
 
 
 @dataclass
@@ -86,11 +82,11 @@ class Steps:
 
     def __init__(
         self, run: Run, config: Config, attempt: int, allocation: Allocation, address: str,
-        start: Starter | None = None, job_has: Callable[[str, str], bool] = job_has,
+        start: srun.Starter = srun.popen, job_has: Callable[[str, str], bool] = job_has,
     ) -> None:  # fmt: skip
         self.run, self.config, self.attempt = run, config, attempt
         self.het = len(allocation.components) > 1
-        self.job, self.job_has, self._start_process = allocation.job, job_has, start or _popen
+        self.job, self.job_has, self._start_process = allocation.job, job_has, start
         self.steps = [self._held(share, allocation) for share in shares(config)]
         self.of = {key: step for step in self.steps for key in step.share.processes}
         self.interrupted = ""  # why the attempt could not go on, when that is the cluster's doing
@@ -192,7 +188,7 @@ class Steps:
             if "ended" in message:
                 role, index = message["ended"]
                 step.keys.discard((role, index))
-                yield End((role, index), STOPPED if step.told else message["code"], message["text"])
+                yield End((role, index), STOPPED if step.told else message["code"], message["text"], message["why"])
             elif "held" in message:
                 step.looks = message["held"]
             elif "told" in message:
@@ -261,7 +257,8 @@ class Steps:
             log.write(f"--- life {step.life}\n")
         command = sbatch.keeper(self.run.path, step.share, sys.executable, self.attempt, step.life)
         words = sbatch.step(self.config, step.share, step.node, self.het, command)
-        step.srun = self._start_process(words, step.log, self._environment())
+        environment = for_srun(os.environ) | srun.addresses(self.run, self._where)
+        step.srun = self._start_process(words, step.log, environment)
 
     def _node_is_there(self, step: Held) -> bool:
         """Also notices that it is this node which the others have lost. Without an answer the step is tried anyway."""
@@ -272,11 +269,6 @@ class Steps:
             if away and not any(other.line for other in away):
                 self._cut_off = f"neither Slurm nor a step on another node answers {self.node} ({error})"
             return True
-
-    def _environment(self) -> dict[str, str]:
-        """Addresses travel in the environment: a file may stay invisible to other nodes for a minute (NFS)."""
-        registry = {**json.loads((self.run.path / "registry.json").read_text()), "run": str(self.run.path)}
-        return for_srun(os.environ) | {SUPERVISOR: json.dumps(self._where), REGISTRY: json.dumps(registry)}
 
     def _did_not_come(self, step: Held, how: str) -> Iterator[End]:
         step.failures += 1
@@ -300,19 +292,6 @@ class Steps:
         whole = f"no {step.share.group} is left: {why}" if expendable else why
         self.interrupted = whole if step.came else ""
         yield End(step.share.processes[0], 1, why, why=whole)
-
-
-def _popen(words: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """srun in a session of its own: what is sent to the supervisor's group is not for it.
-
-    It dies with the supervisor without a word: one that had the time to would cancel its step, and no keeper would be
-    left to requeue a job whose supervisor's node is lost.
-    """
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            tethered(words), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
 
 
 def _signal(step: Held, number: signal.Signals) -> None:

@@ -1,7 +1,8 @@
 """`acceerl stop RUN`: asks a run to write a checkpoint and leave, and waits until it has.
 
 A training is asked through its registry, on whichever machine it runs. While a policy is scored, before and after,
-there is no registry and nothing to save: the process itself gets SIGTERM, which works on its own machine only.
+there is no registry and nothing to save: the process itself gets SIGTERM, which works on its own machine only; a Slurm
+job is cancelled, as one that still waits in the queue is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acceerl.launch.leader import ENDED, FAILED, LED, is_here, latest, leader, state_of
+from acceerl.launch.leader import ENDED, FAILED, LED, QUEUED, is_here, latest, leader, state_of
+from acceerl.launch.queued import cancel, ended, looked_after
 from acceerl.runtime.registry_client import RegistryClient, RegistryRefused, RegistryTimeout
 from acceerl.runtime.rundir import Run
 
@@ -34,8 +36,10 @@ def stop(path: str | Path) -> int:
     Raises ValueError, naming its state, for a run that is not running.
     """
     run = Run.open(path)
-    status = latest(run)
+    status = looked_after(run, latest(run))
     _refuse_idle(run, status)
+    if status["state"] == QUEUED:
+        return _cancel_queued(run)
     if status["state"] in ("starting", "scoring") or run.config().channels == "inline":
         _signal(run, status)
     elif status["state"] == "running" and not _ask(run, status):
@@ -49,8 +53,15 @@ def _refuse_idle(run: Run, status: dict[str, Any]) -> None:
         raise ValueError(
             f"{run.path} is not running: its supervisor is gone; to continue: acceerl train resume={run.path}"
         )
-    if state not in LED:
+    if state not in (*LED, QUEUED):
         raise ValueError(f"{run.path} is not running ({state}): there is nothing to stop")
+
+
+def _cancel_queued(run: Run) -> int:
+    job = cancel(run, "queued")
+    print(f"{run.path} was queued: job {job} is cancelled", flush=True)
+    status = ended(run, job, "CANCELLED")
+    return _tell(run, status, "stopped") if status["state"] == "stopped" else _await_end(run)
 
 
 def _ask(run: Run, status: dict[str, Any]) -> bool:
@@ -74,6 +85,9 @@ def _ask(run: Run, status: dict[str, Any]) -> bool:
 def _signal(run: Run, status: dict[str, Any]) -> None:
     """SIGTERM through a handle on the process, so that it cannot meet another one that got its id."""
     what, host = status["state"], status["supervisor"]["host"]
+    if not is_here(status) and run.config().launch == "slurm":
+        print(f"{run.path} is {what} on {host}, with nothing to save: job {cancel(run, what)} is cancelled", flush=True)
+        return
     if not is_here(status):
         raise ValueError(f"{run.path} has no supervisor to ask ({what}): run `acceerl stop {run.path}` on {host}")
     process = leader(status)

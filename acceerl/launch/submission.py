@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -46,6 +46,11 @@ class Watcher(slurm.SlurmInfoWatcher):
         recent = slurm.core._time.time() - self._last_status_check < LOOK_S
         if mode == "force" or (mode == "standard" and not recent):
             self.update()
+
+
+def ask_scontrol() -> None:
+    """Lets submitit's own jobs be watched like ours: without accounting, sacct complains at every look."""
+    slurm.SlurmJob.watcher = Watcher()
 
 
 class Job(slurm.SlurmJob):
@@ -115,6 +120,38 @@ def submit(folder: Path, text: str, function: Callable[[str], int], argument: st
                          "script)") from error  # fmt: skip
     assert isinstance(job, Job)
     return job
+
+
+def submit_array(
+    folder: Path,
+    function: Callable[[list[str]], int],
+    arguments: Sequence[list[str]],
+    settings: dict[str, Any],
+    setup: Sequence[str],
+    name: str,
+) -> list[Any]:
+    """Queues `function(argument)` for each argument as one plain array of jobs of one process; empty settings are left
+    to the site. Raises ValueError with Slurm's words when it refuses, or is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        executor = slurm.SlurmExecutor(folder)
+        executor.update_parameters(
+            **{key: value for key, value in settings.items() if value},
+            setup=list(setup), job_name=name, array_parallelism=len(arguments), stderr_to_stdout=False,
+        )  # fmt: skip
+        with redirect_stderr(StringIO()):
+            return list(executor.map_array(function, list(arguments)))
+    except (FailedJobError, RuntimeError) as error:
+        said = " ".join(str(error).split()).removeprefix("sbatch: error: ")
+        raise ValueError(f"Slurm refused the jobs: {said} (site=NAME names accounts and partitions)") from error
+
+
+def code_of(job: Any) -> int:
+    """Exit code of a job of an array that has ended; 1 when it did not get to say."""
+    if not job.paths.result_pickle.exists():
+        return 1
+    outcome, value = pickle.loads(job.paths.result_pickle.read_bytes())
+    return int(value) if outcome == "success" else 1
 
 
 def main(folder: str) -> int:

@@ -21,6 +21,7 @@ from acceerl.launch.lives import Child, Exit
 from acceerl.launch.machine import Command, Hands, Machine, last_lines, process_command
 from acceerl.launch.progress import Key, Progress, Totals, scalars
 from acceerl.launch.vitals import Vitals
+from acceerl.launch.world import of_this_machine
 from acceerl.runtime.metrics import TensorBoard
 from acceerl.runtime.placement import rows
 from acceerl.runtime.registry import Record, Registry
@@ -36,6 +37,8 @@ SCALARS_EVERY = 10.0
 
 
 def _here(run: Run, config: Config, attempt: int, command: Command | None) -> Hands:
+    if config.channels == "world":
+        return of_this_machine(run, config, attempt, command)
     return Machine(run, attempt, command or process_command(run, config.site.mpiexec))
 
 
@@ -274,7 +277,9 @@ class Supervisor:
             return "running" if announced else "starting"
         if self.keeper.hands.lost(child.key) and child.due < float("inf"):
             return "lost"
-        return "ended" if self.keeper.closing or child.due == float("inf") else "restarting"
+        if self.keeper.closing or child.due == float("inf"):
+            return "ended"
+        return "restarting" if child.due else "starting"  # for the first time, as soon as there are hands for it
 
     def _last_checkpoint(self) -> str:
         """The newest whole checkpoint's name; half-written ones carry a dot or `.partial` in theirs."""

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from acceerl.config import Config, from_dict, to_dict
+from acceerl.launch import slurm
 from acceerl.launch.compose import compose, is_swept, multirun
 from acceerl.launch.points import DONE, FAILED, QUEUED, WAITING, Point, look, pick_up, submit
-from acceerl.runtime.rundir import read_json, replace_json
+from acceerl.runtime.rundir import cannot_hold_runs, read_json, replace_json
 
 LOOK_S = 3.0
 EACH_S = 0.2  # Slurm's controller is asked about every job; large sweeps ask less often
@@ -72,12 +73,22 @@ def lead(task: Sequence[str], composed: Sequence[Composed]) -> list[float | Exce
         raise ValueError(f"no point of the sweep is valid; the first: {composed[0][1]}")
     if config.launch != "slurm":
         raise ValueError(f"{LAUNCHER} submits jobs: add launch=slurm")
+    _refuse_no_objective(config)
+    slurm.warn(config)
     folder = Path(config.runs).absolute() / (config.name or _name(task))
     sweep = _led.setdefault(str(folder), Sweep(folder, config))
     with sweep.alone():
         points = [sweep.point(*entry) for entry in composed]
         sweep.run(points)
     return [PointFailed(f"{p.name}: {p.why}") if p.value is None else p.value for p in points]
+
+
+def _refuse_no_objective(config: Config) -> None:
+    """Before hours are spent on points that cannot be compared."""
+    _, _, label = config.sweep.objective.partition("train.success_")
+    if label and not getattr(config.evaluator, label):
+        raise ValueError(f"sweep.objective={config.sweep.objective}, but evaluator.{label}=false: no point would have "
+                         f"it; set evaluator.{label}=true or another sweep.objective (train.updates, ...)")  # fmt: skip
 
 
 def _name(task: Sequence[str]) -> str:
@@ -109,7 +120,10 @@ class Sweep:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Raises ValueError when another process leads the same sweep."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(cannot_hold_runs(self.folder.parent, error)) from error
         with (self.folder / "lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,14 +7,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from acceerl.channels.links import LINKS
 from acceerl.config import Config
-from acceerl.jobs.build import make_env, make_policy, read_spec, write_spec
+from acceerl.jobs import direct, gpu_memory, host_memory
+from acceerl.jobs.build import check_compiled, env_spec, make_policy, read_spec, release, write_spec
 from acceerl.launch.compose import compose, override
 from acceerl.launch.leader import ENDED, QUEUED, SignsOfLife, refuse_led, sole_leader
 from acceerl.launch.progress import LastLine, LogLines, TerminalLine, Totals
@@ -56,6 +57,7 @@ def open_run(config: Config, resumed: Run | None) -> Run:
 
 def start(config: Config, resumed: Run | None = None) -> int:
     """`acceerl train`: here, or with launch=slurm as a job (then 0 says that it is submitted)."""
+    _refuse_gpus(config)
     if config.launch == "local":
         _refuse_cluster(config)
         return train(config, resumed)
@@ -63,6 +65,7 @@ def start(config: Config, resumed: Run | None = None) -> int:
 
     trackers.check(config)
     slurm.check(config)
+    slurm.warn(config)
     run = resumed or Run.create(config)
     with run.given_back_unless_begun():
         return slurm.train(config, open_run(config, run))
@@ -77,7 +80,7 @@ def train(config: Config, resumed: Run | None = None, place: Place = HERE, stop:
     trackers.check(config)
     if config.json:
         json_file(config.json)
-    if config.channels == "mpi":
+    if config.channels == "mpi" or (config.channels == "world" and config.launch == "local"):
         find_mpiexec(config.site.mpiexec)
     run = resumed or Run.create(config)
     patience = 0.0 if place is HERE else REQUEUED_S
@@ -85,9 +88,17 @@ def train(config: Config, resumed: Run | None = None, place: Place = HERE, stop:
         return _lead(config, open_run(config, run), place, stop)
 
 
+def _refuse_gpus(config: Config) -> None:
+    """What no GPU or node could hold, compile, or send to another one."""
+    gpu_memory.check(config)
+    host_memory.check(config)
+    check_compiled(config)
+    direct.between_gpus(config)
+
+
 def _refuse_cluster(config: Config) -> None:
     kind = config.placement.kind
-    if kind not in ("auto", "laptop"):
+    if kind not in ("auto", "laptop", "one_gpu"):
         raise ValueError(f"placement={kind} is for a cluster: add launch=slurm, or use placement=laptop")
 
 
@@ -100,8 +111,8 @@ def _lead(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
     if code != DONE:
         return code
     if config.evaluator.after:
-        with _leaving_on_signals(), SignsOfLife(run, "scoring", "the policy after RL", ends_as="done"):
-            _score_once(config, run, "after", run.weights)
+        with _told_to_leave() as leave, SignsOfLife(run, "scoring", "the policy after RL", ends_as="done"):
+            _score_once(config, run, "after", run.weights, leave)
     _write_figures(config, run)
     print(last_line(run), flush=True)
     return DONE
@@ -109,22 +120,24 @@ def _lead(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
 
 def _prepare(config: Config, run: Run) -> None:
     """What can be refused in one line is found out here, before any process starts."""
-    with _leaving_on_signals(), SignsOfLife(run, "starting", attempt=run.attempt + 1) as signs:
-        _write_spec(config, run)
+    with _told_to_leave() as leave, SignsOfLife(run, "starting", attempt=run.attempt + 1) as signs:
+        write_spec(run, env_spec(config))
         if config.evaluator.before:
             signs.now("scoring", "the policy before RL")
-            _score_once(config, run, "before", None)
+            _score_once(config, run, "before", None, leave)
         else:
             _check_start(config, run)
+        leave()
 
 
 def describe(config: Config) -> str:
-    """What `--dry-run` prints: processes and the links between them."""
+    """What `--dry-run` prints: processes and the links between them. Raises ValueError for what no GPU can hold."""
+    _refuse_gpus(config)
     roles = placement.processes(config)
     rows = [(link, _present(link.senders, roles), _present(link.receivers, roles)) for link in LINKS.values()]
     lines = [f"{link.name:<15} {a} -> {b}  (when full: {link.when_full})" for link, a, b in rows if a and b]
     head = f"{config.schedule} training of {config.suite}, channels={config.channels}, launch={config.launch}"
-    lines = [head, "", placement.table(config), "", *lines]
+    lines = [head, "", placement.table(config), *gpu_memory.lines(config), *host_memory.lines(config), "", *lines]
     if config.launch == "slurm":
         from acceerl.launch import slurm  # loads submitit
 
@@ -143,26 +156,19 @@ def last_line(run: Run) -> str:
     return f"success {', '.join(parts)}" if parts else f"trained; the weights: {_short(run.weights)}"
 
 
-def _write_spec(config: Config, run: Run) -> None:
-    env = make_env(config)
-    try:
-        write_spec(run, env.spec)
-    finally:
-        env.close()
-
-
 def _check_start(config: Config, run: Run) -> None:
-    """Loads the starting weights once: those that do not fit end here, in one line, not in a process that restarts."""
-    if config.start:
+    """Makes the policy once: weights that do not fit end here, in one line, not in a process that restarts."""
+    if config.start or config.policy.get("checkpoint"):
         make_policy(config, read_spec(run))
+        release("cpu")
 
 
-def _score_once(config: Config, run: Run, label: str, weights: Path | None) -> None:
+def _score_once(config: Config, run: Run, label: str, weights: Path | None, leave: Callable[[], None]) -> None:
     """Measures a score unless an earlier attempt of the run did; `after` belongs to the weights, so it is anew."""
     from acceerl.jobs.evaluate import score  # loads torch
 
     if label not in run.scores() or label == "after":
-        run.write_score(label, score(config, run, weights, label))
+        run.write_score(label, score(config, run, weights, label, leave))
 
 
 def _supervised(config: Config, run: Run, place: Place, stop: StopFlag | None) -> int:
@@ -194,16 +200,27 @@ def figures(run: Run) -> dict[str, float]:
 
 
 @contextmanager
-def _leaving_on_signals() -> Iterator[None]:
-    """Between the scores nothing needs saving: a signal leaves at once, with the code that says `asked to stop`."""
+def _told_to_leave() -> Iterator[Callable[[], None]]:
+    """Between the scores nothing needs saving: yields what raises SystemExit(75) once a signal has come.
 
-    def leave(number: int, _frame: FrameType | None) -> None:
+    Not from the handler: an exception raised in there is lost where Python happens to run a callback. Only the second
+    signal is that impatient.
+    """
+    told = StopFlag()
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        if told.is_set():
+            raise SystemExit(STOPPED)
         print(f"acceerl: {signal.Signals(number).name}: leaving", file=sys.stderr, flush=True)
-        raise SystemExit(STOPPED)
+        told.set(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    def leave() -> None:
+        if told.is_set():
+            raise SystemExit(STOPPED)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     try:
-        yield
+        yield leave
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

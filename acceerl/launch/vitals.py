@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from acceerl.runtime.registry import Key, Record
 
-MAIN = {"rollout": "env_steps", "evaluator": "env_steps", "inference": "decisions", "learner": "updates"}
+MAIN = {"rollout": "env_steps", "evaluator": "env_steps", "inference": "decisions", "learner": "updates",
+        "world_model": "updates", "dreamer": "imagined_decisions"}  # fmt: skip
 WINDOW = 20.0  # seconds
 
 

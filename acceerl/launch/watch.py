@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from acceerl.launch.leader import ENDED, FAILED, LED, QUEUED, age, latest, state_of
+from acceerl.launch.queued import looked_after
 from acceerl.runtime.rundir import Run
 
 WIDE = 100  # columns from which on the host gets a column of its own
@@ -222,7 +223,7 @@ def _heard(row: dict[str, Any], status: dict[str, Any]) -> str:
 
 
 def _status(run: Run) -> dict[str, Any]:
-    status = latest(run)
+    status = looked_after(run, latest(run))
     if not status:
         raise ValueError(f"{run.path} has no status.json: no training has begun there")
     return status

@@ -17,12 +17,13 @@ from zipfile import BadZipFile
 import torch
 
 from acceerl.policies.mlp import MlpPolicy
+from acceerl.policies.openvla_oft import OpenVlaOftPolicy
 from acceerl.policies.tiny import TinyPolicy
-from acceerl.protocols import PolicySpec
+from acceerl.protocols import Policy, PolicySpec
 
 FORMAT = "acceerl-policy-1"
-Saved = TinyPolicy | MlpPolicy
-KINDS: dict[str, type[TinyPolicy] | type[MlpPolicy]] = {"tiny": TinyPolicy, "mlp": MlpPolicy}
+Saved = TinyPolicy | MlpPolicy | OpenVlaOftPolicy
+KINDS: dict[str, type[Saved]] = {"tiny": TinyPolicy, "mlp": MlpPolicy, "openvla_oft": OpenVlaOftPolicy}
 SHIPPED = Path(__file__).parent / "data"
 _FIX = {
     "cameras": "choose the env's cameras accordingly",
@@ -32,13 +33,19 @@ _FIX = {
 
 
 def save_policy(
-    path: str | os.PathLike[str], policy: Saved, extra: Mapping[str, Any] | None = None, half: bool = False
+    path: str | os.PathLike[str],
+    policy: Saved,
+    extra: Mapping[str, Any] | None = None,
+    half: bool = False,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Writes the policy beside `path` and renames it, so that a reader never sees half a file.
 
     `extra` holds plain numbers, strings, lists and dicts. `half` stores float16 weights (the loader widens them).
+    `state`: the policy's own, of one whose tensors several processes have divided.
     """
-    state = {name: _narrow(tensor.detach().cpu(), half) for name, tensor in policy.state_dict().items()}
+    tensors = policy.state_dict() if state is None else state
+    state = {name: _narrow(tensor.detach().cpu(), half) for name, tensor in tensors.items()}
     record = {
         "format": FORMAT,
         "kind": policy.kind,
@@ -74,6 +81,23 @@ def load_policy(
             f"{path}: does not fit the {record['kind']!r} policy of this version ({reason}); pretrain it again"
         ) from error
     return policy, record["extra"]
+
+
+def load_into(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Copies a file's weights into a policy that is there: a large one must not be built twice.
+
+    Raises ValueError naming the file and the difference when they belong to another policy.
+    """
+    record = _read(Path(path))
+    kind = getattr(policy, "kind", record["kind"])
+    if record["kind"] != kind:
+        raise ValueError(f"{path}: holds a {record['kind']!r} policy, the configuration says {kind!r}: set policy=")
+    _compare(Path(path), _spec(record["spec"]), policy.spec)
+    try:
+        policy.load_state_dict(record["state_dict"])  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} holds weights of another policy ({reason}): match policy.* to its card") from error
 
 
 def shipped(name: str) -> Path:

@@ -199,7 +199,9 @@ def _update(
 ) -> float:
     module = _module(policy)
     device = next(module.parameters()).device
-    actions, mask = torch.from_numpy(sample.actions).to(device), torch.from_numpy(sample.mask).to(device)
+    on_grid = getattr(policy, "on_grid", None)  # of a policy with tokens of its own: the actions by its scale
+    wanted = sample.actions if on_grid is None else on_grid(sample.actions)
+    actions, mask = torch.from_numpy(wanted).to(device), torch.from_numpy(sample.mask).to(device)
     logits = policy.evaluate(sample.observations, torch.zeros(actions.shape, dtype=torch.int64)).logits
     loss = cloning_loss(logits, actions, mask, labels)
     optimiser.zero_grad(set_to_none=True)
@@ -226,7 +228,8 @@ def _start(
     if state is not None:
         module.load_state_dict(state["weights"])
         optimiser.load_state_dict(state["optimiser"])
-        return copy.deepcopy(state["average"]), int(state["step"])
+        device = next(module.parameters()).device
+        return {name: tensor.to(device, copy=True) for name, tensor in state["average"].items()}, int(state["step"])
     normalise: Any = getattr(module, "normalise_proprio", None)  # a policy without proprioception has none
     if normalise is not None:
         std = demonstrations.proprio.std(axis=0)

@@ -79,7 +79,13 @@ def _scatter(group: Sequence[torch.nn.Parameter], flat: Tensor) -> None:
     there = torch.cat(parts[1::2]).tolist()  # one look at the device for all
     for parameter, part, ranks in zip(group, parts[::2], there, strict=True):
         if ranks:
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = _laid_out(part.view_as(parameter).to(parameter.dtype), parameter)
+
+
+def _laid_out(gradient: Tensor, parameter: torch.nn.Parameter) -> Tensor:
+    """In the parameter's own memory format: fused optimisers go through both as they lie, whatever their strides."""
+    same = gradient.stride() == parameter.stride()
+    return gradient if same else torch.empty_like(parameter).copy_(gradient)
 
 
 def _fingerprint(parameters: Iterable[torch.nn.Parameter]) -> float:

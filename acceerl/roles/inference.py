@@ -52,6 +52,7 @@ class Inference:
         meter: Meter,
         *,
         segments: SegmentSender | None = None,
+        reality: SegmentSender | None = None,
         weights: WeightsReader | None = None,
         load: Callable[[Policy, Weights], None] | None = None,
         version: int = -1,
@@ -60,6 +61,7 @@ class Inference:
     ) -> None:
         self.policy, self.serving, self.tasks, self.pace, self.meter = policy, serving, tasks, pace, meter
         self.segments, self.weights, self.load, self.clock = segments, weights, load, clock
+        self.reality = reality
         self.version = version
         self.episodes = first_episode
         self.queue: deque[_Request] = deque()
@@ -164,6 +166,8 @@ class Inference:
     def _complete(self, slot: Slot, maker: SegmentMaker, segment: Segment, ended: bool) -> None:
         if self.segments is not None:
             self.outbox.append(segment)
+        if self.reality is not None:
+            self.reality.try_send(segment)
         if ended:
             result = maker.result()
             del self.makers[slot]
@@ -173,10 +177,11 @@ class Inference:
 
     def _assign(self) -> None:
         while self.unassigned:
-            assignment = self.tasks.next()
+            slot = self.unassigned[0]
+            assignment = self.tasks.next(slot)
             if assignment is None:
                 return
-            slot = self.unassigned.popleft()
+            self.unassigned.popleft()
             self.assigned[slot] = assignment
             self.serving.reply(slot[0], Act(slot[1], assignment=assignment))
 

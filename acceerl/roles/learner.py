@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from acceerl.roles.trainer import Trainer
 from acceerl.stores.replay import Replay, merged, part_of
 from acceerl.types import Segment, Weights
 
+if TYPE_CHECKING:  # loads what most trainings do without
+    from acceerl.channels.collective_pairs import DirectPublisher
+
 Told = dict[str, np.ndarray]  # what all ranks told in a turn, added up
 
 
@@ -39,6 +42,7 @@ class Counters:
     env_steps: int = 0
     episodes: int = 0
     sampled: int = 0  # decisions trained on
+    dreamt: int = 0  # imagined decisions received
     seconds: float = 0.0  # of training, over all attempts
 
 
@@ -46,8 +50,10 @@ class Counters:
 class Learner:
     """State of one learner rank; `run` is the loop. The policy version is the number of updates.
 
-    `save(state)` writes a checkpoint, on rank 0; `prefetch` builds the next batch beside training (None: in line).
-    `stop` asks whether this rank was told to leave: then all ranks save and leave together.
+    `save(state)` writes a checkpoint, on rank 0, or on all ranks that have divided the policy; `prefetch` builds the
+    next batch beside training (None: in line). `stop` asks whether this rank was told to leave: then all ranks save and
+    leave together. `direct` sends weights from GPU to GPU, in place of `weights`. `dreams`: imagined Segments, of which
+    `imagined_share` of every batch is made; they are not part of a checkpoint.
     """
 
     trainer: Trainer
@@ -58,9 +64,13 @@ class Learner:
     numbers: Numbers
     meter: Meter
     save: Callable[[dict[str, Any]], None]
+    busy: Callable[[], bool] = lambda: False  # is a checkpoint still being written?
+    settle: Callable[[], None] = lambda: None  # waits until it is
     prefetch: Executor | None = None
     collective: Collective = field(default_factory=Alone)
     stop: Callable[[], bool] = lambda: False
+    direct: DirectPublisher | None = None
+    dreams: Dreams | None = None
     counters: Counters = field(default_factory=Counters)
     news: News = field(init=False)
     owed: int = 0  # credits not yet granted
@@ -70,6 +80,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.news = News(len(self.tasks.successes))
+        self.imagined = round(self.numbers.batch * (self.dreams.share if self.dreams else 0.0))  # of each batch
         self.leads = self.collective.rank == 0
         self.saved = self.clock = time.monotonic()
 
@@ -92,6 +103,7 @@ class Learner:
             yield updated
         self.finished = bool(told["done"])
         self.checkpoint()
+        self.settle()
 
     def done(self) -> bool:
         minutes = self.counters.seconds / 60
@@ -101,17 +113,17 @@ class Learner:
         """Saves everything that a resumed run needs; a batch that was prefetched is sampled again."""
         self.wants_checkpoint, self.saved = False, time.monotonic()
         replays = self.collective.gather(self.replay.state_dict())
-        if not self.leads:
-            return
-        self.save(
-            {
-                "trainer": self.trainer.state_dict(),
-                "counters": dict(vars(self.counters)),
-                "tasks": self.tasks.state_dict(),
-                "replay": merged(replays),
-            }
-        )
-        self.meter.event("checkpoint", updates=self.counters.updates)
+        if self.leads or self.trainer.held.divided:
+            self.save(
+                {
+                    "trainer": self.trainer.state_dict(),
+                    "counters": dict(vars(self.counters)),
+                    "tasks": self.tasks.state_dict(),
+                    "replay": merged(replays),
+                }
+            )
+        if self.leads:
+            self.meter.event("checkpoint", updates=self.counters.updates)
 
     def load(self, state: dict[str, Any], keep_replay: bool) -> None:
         """Continues from a checkpoint of any number of ranks."""
@@ -135,14 +147,23 @@ class Learner:
         """Takes what arrived, tells the other ranks, books everybody's news, gives credits back."""
         arrived = self.segments.poll()
         for segment in arrived:
-            self.replay.insert(segment)
+            self._keep(segment)
             self.news.take(segment)
         self.owed += len(arrived)
+        if self.dreams is not None:
+            self.dreams.take(self.news, self.meter)
         told = self._tell()
         self._book(told, arrived)
         self._refuse_small_replay(told)
         self._grant(told)
         return told
+
+    def _keep(self, segment: Segment) -> None:
+        """A real Segment; where all batches are imagined it only paces the training."""
+        if self.imagined < self.numbers.batch:
+            self.replay.insert(segment)
+        else:
+            self.replay.count_elsewhere(len(segment), 0)
 
     def _tell(self) -> Told:
         """This rank's side of a turn, added up over ranks; what is told must be the same set of names everywhere."""
@@ -153,6 +174,7 @@ class Learner:
             | {
                 "held": place(self.replay.decisions),
                 "fresh": place(self.replay.fresh),
+                "dreams": place(self.dreams.replay.decisions if self.dreams else 0),
                 "full": bool(self.replay.evicted),
                 "ready": self.pending is not None and self.pending.done(),
                 "checkpoint": self.wants_checkpoint or (self.leads and self._checkpoint_due()),
@@ -165,10 +187,10 @@ class Learner:
         return told
 
     def _checkpoint_due(self) -> bool:
-        return time.monotonic() - self.saved >= self.numbers.checkpoint_every
+        return time.monotonic() - self.saved >= self.numbers.checkpoint_every and not self.busy()
 
     def _book(self, told: Told, arrived: list[Segment]) -> None:
-        for name in ("decisions", "env_steps", "episodes"):
+        for name in ("decisions", "env_steps", "episodes", "dreamt"):
             setattr(self.counters, name, getattr(self.counters, name) + int(told[name]))
         if told["episodes"]:
             self.tasks.add(told["won"], told["lost"])
@@ -178,7 +200,7 @@ class Learner:
                 self.meter.event("episode", **_episode(segment, self.counters))
 
     def _refuse_small_replay(self, told: Told) -> None:
-        if told["full"] == self.collective.size and told["held"].sum() < self.numbers.batch:
+        if told["full"] == self.collective.size and told["held"].sum() < self.numbers.batch - self.imagined:
             raise ValueError(
                 f"the full replay holds {told['held'].sum():.0f} decisions, learner.batch is {self.numbers.batch}: "
                 "raise replay.capacity or lower learner.batch"
@@ -186,10 +208,12 @@ class Learner:
 
     def _grant(self, told: Told) -> None:
         """Gives credits back only while the pace allows more."""
-        starved = told["held"].sum() < self.numbers.batch and self.pending is None
-        if self.owed and (starved or self.replay.can_insert()):
+        starved = told["held"].sum() < self.numbers.batch - self.imagined and self.pending is None
+        if self.owed and (starved or self.replay.limiter.can_insert()):
             self.segments.grant(self.owed)
             self.owed = 0
+        if self.dreams is not None:
+            self.dreams.grant(self.numbers.batch)
 
     def _train(self, told: Told) -> bool:
         """Trains on the batch at hand after starting to build the next one, when every rank has built its own."""
@@ -205,12 +229,23 @@ class Learner:
 
     def _start(self, told: Told) -> Future[list[SegmentBatch]] | None:
         """Draws this rank's share of the next batch, if all ranks together have enough."""
-        if told["held"].sum() < self.numbers.batch or not self.replay.limiter.can_sample():
+        real = self.numbers.batch - self.imagined
+        enough = told["held"].sum() >= real and told["dreams"].sum() >= self.imagined
+        if not enough or not self.replay.limiter.can_sample():
             return None
-        share = shares(told["fresh"], told["held"], self.numbers.batch)[self.collective.rank]
+        share = shares(told["fresh"], told["held"], real)[self.collective.rank]
         segments = self.replay.sample(share) if share else []
+        segments += self._dreamt(shares(told["dreams"], told["dreams"], self.imagined)[self.collective.rank])
         self.news.sampled += sum(map(len, segments))
         return self._submit(segments)
+
+    def _dreamt(self, share: int) -> list[Segment]:
+        """Imagined Segments of so many decisions; training on them is paced by real ones too."""
+        if not share or self.dreams is None:
+            return []
+        segments = self.dreams.replay.sample(share)
+        self.replay.count_elsewhere(0, sum(map(len, segments)))
+        return segments
 
     def _submit(self, segments: list[Segment]) -> Future[list[SegmentBatch]]:
         if self.prefetch is not None:
@@ -239,11 +274,48 @@ class Learner:
             self.meter.gauge(name, value)
         self.meter.gauge("success", self.tasks.success_rate())
         self.meter.gauge("replay_decisions", self.replay.decisions)
+        if self.dreams is not None:
+            self.meter.gauge("imagined_share", self.dreams.share)
 
     def _publish(self) -> None:
-        """Offers a snapshot, so that training goes on while it travels. Every rank has the same: one is enough."""
-        if self.leads:
-            self.weights.publish(Weights(self.counters.updates, pack(self.trainer.policy)))
+        """Offers a snapshot, so that training goes on while it travels. Every rank has the same: one is enough.
+
+        A policy that is divided is gathered tensor by tensor, by all ranks.
+        """
+        gathered, version = self.trainer.held.gathered(), self.counters.updates
+        if not self.leads:
+            for _ in gathered if self.trainer.held.divided else ():
+                pass
+        elif self.direct is not None:
+            self.direct.publish(version, self.trainer.policy.state_dict().items(), gathered)  # type: ignore[attr-defined]
+        else:
+            self.weights.publish(Weights(version, arrays(gathered)))
+
+
+@dataclass
+class Dreams:
+    """The imagined side of a learner rank: its link, what it holds, and its share of every batch."""
+
+    segments: SegmentReceiver
+    replay: Replay
+    share: float
+    owed: int = 0
+
+    def take(self, news: News, meter: Meter) -> None:
+        arrived = self.segments.poll()
+        self.owed += len(arrived)
+        for segment in arrived:
+            self.replay.insert(segment)
+            news.take(segment)
+        lags = [int(segment.world_version) for segment in arrived]
+        if lags:
+            meter.gauge("world_version", max(lags))
+
+    def grant(self, batch: int) -> None:
+        """Asks for more while less than four batches wait: older dreams are of an older policy."""
+        if self.owed and self.replay.decisions < 4 * batch:
+            self.segments.grant(self.owed)
+            self.owed = 0
 
 
 def _build(segments: list[Segment], most: int) -> list[SegmentBatch]:
@@ -254,7 +326,12 @@ def _build(segments: list[Segment], most: int) -> list[SegmentBatch]:
 def pack(policy: Policy) -> dict[str, np.ndarray]:
     """The policy's tensors as arrays, in state_dict order: views of those that are in host memory."""
     state: dict[str, torch.Tensor] = policy.state_dict()  # type: ignore[attr-defined]
-    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    return arrays(state.items())
+
+
+def arrays(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """Tensors as arrays, by their names."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors}
 
 
 def unpack(policy: Policy, weights: Weights) -> None:
@@ -266,7 +343,7 @@ def unpack(policy: Policy, weights: Weights) -> None:
     state: dict[str, torch.Tensor] = policy.state_dict(keep_vars=True)  # type: ignore[attr-defined]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", ".*not writable.*")  # nor do we write
-        tensors = {name: torch.from_numpy(array) for name, array in weights.arrays.items()}
+        tensors = {name: torch.as_tensor(array) for name, array in weights.arrays.items()}
         if {name: t.shape for name, t in tensors.items()} != {name: t.shape for name, t in state.items()}:
             policy.load_state_dict(tensors)  # type: ignore[attr-defined]  # which says what differs
         for name, mine in state.items():
@@ -274,8 +351,9 @@ def unpack(policy: Policy, weights: Weights) -> None:
 
 
 def _take(mine: torch.Tensor, new: torch.Tensor) -> None:
-    """Buffers are copied: a forward pass may write them."""
-    if isinstance(mine, torch.nn.Parameter) and (mine.device, mine.dtype) == (new.device, new.dtype):
+    """Copies buffers, which a forward pass may write, and what is on a GPU, where recorded kernels know its place."""
+    own = mine.device.type == "cpu" and (mine.device, mine.dtype) == (new.device, new.dtype)
+    if isinstance(mine, torch.nn.Parameter) and own:
         mine.data = new
     else:
         mine.copy_(new)

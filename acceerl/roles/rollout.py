@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from acceerl.channels.links import PeerLost, Requests
-from acceerl.protocols import Env, Meter
-from acceerl.types import Act, Assignment, Observed
+from acceerl.protocols import ChunkedEnv, Env, Meter
+from acceerl.types import Act, Assignment, Observation, Observed, StepResult
 
 PATIENCE = 0.05  # seconds between two looks at the stop flag; the link's own deadline ends the wait for good
 
@@ -56,6 +56,7 @@ class Player:
 
     def __init__(self, slot: int, env: Env, meter: Meter) -> None:
         self.slot, self.env, self.meter = slot, env, meter
+        self.chunked = env if isinstance(env, ChunkedEnv) else None
         self.assignment: Assignment | None = None
 
     def idle(self) -> Observed:
@@ -76,30 +77,39 @@ class Player:
 
     def _play(self, actions: np.ndarray, assignment: Assignment) -> Observed:
         """Executes the chunk until it or the episode ends. Renders once, or at every step of a recorded episode."""
-        reward, executed, terminated, truncated = 0.0, 0, False, False
-        frames: list[dict[str, np.ndarray]] = []
-        observation = None
-        for action in actions:
-            result = self.env.step(action)
-            reward += result.reward
-            executed += 1
-            terminated, truncated = result.terminated, result.truncated and not result.terminated
-            if assignment.record:
-                observation = self.env.observe()
-                frames.append(observation.images)
-            if terminated or truncated:
-                break
+        frames: list[Observation] = []
+        results = self._filmed(actions, frames) if assignment.record else self._steps(actions)
+        executed, last = len(results), results[-1]
         self.meter.count("env_steps", executed)
         return Observed(
             self.slot,
             assignment,
-            observation or self.env.observe(),
-            reward=reward,
+            frames[-1] if frames else self.env.observe(),
+            reward=sum(result.reward for result in results),
             executed=executed,
-            terminated=terminated,
-            truncated=truncated,
-            frames=_stack(frames) if frames else None,
+            terminated=last.terminated,
+            truncated=last.truncated and not last.terminated,
+            frames=_stack([frame.images for frame in frames]) if frames else None,
         )
+
+    def _steps(self, actions: np.ndarray) -> Sequence[StepResult]:
+        return self.chunked.step_chunk(actions) if self.chunked else list(_until_end(self.env, actions))
+
+    def _filmed(self, actions: np.ndarray, frames: list[Observation]) -> Sequence[StepResult]:
+        results = []
+        for result in _until_end(self.env, actions):
+            results.append(result)
+            frames.append(self.env.observe())
+        return results
+
+
+def _until_end(env: Env, actions: np.ndarray) -> Iterator[StepResult]:
+    """Executes the chunk until it or the episode ends."""
+    for action in actions:
+        result = env.step(action)
+        yield result
+        if result.terminated or result.truncated:
+            return
 
 
 def _stack(frames: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -9,6 +9,26 @@ from acceerl.types import ActionChunk, Assignment, EpisodeResult, Observation, O
 MAX_DECISIONS = 64
 
 
+def longest(steps: int, chunk: int) -> int:
+    """Decisions of a segment at most, of episodes of so many control steps: a longer one is cut.
+
+    >>> longest(37, 8), longest(10_000, 8)
+    (5, 64)
+    """
+    return min(MAX_DECISIONS, -(-steps // chunk))
+
+
+def rows(decisions: int, longest: int) -> int:
+    """Observations of a micro-batch of so many decisions: segments are whole, one that was cut off has one more.
+
+    `longest`: decisions of a segment. Assumed are four decisions or more in the others.
+
+    >>> rows(8, 28), rows(64, 28)
+    (29, 80)
+    """
+    return max(longest + 1, decisions + decisions // 4)
+
+
 class SegmentMaker:
     """Collects one episode's decisions; hands out a Segment when the episode ends or 64 decisions are full.
 

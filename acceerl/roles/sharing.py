@@ -18,6 +18,7 @@ class News:
     sampled: int = 0  # drawn for a batch
     env_steps: int = 0
     episodes: int = 0
+    dreamt: int = 0  # imagined decisions received
     won: np.ndarray = field(init=False)  # int64 [tasks], real episodes that ended in success
     lost: np.ndarray = field(init=False)
 
@@ -25,12 +26,15 @@ class News:
         self.won, self.lost = np.zeros(n_tasks, np.int64), np.zeros(n_tasks, np.int64)
 
     def take(self, segment: Segment) -> None:
+        if segment.imagined:
+            self.dreamt += len(segment)
+            return
         self.decisions += len(segment)
         self.env_steps += int(segment.executed.sum())
         if segment.terminated or segment.truncated:
             self.episodes += 1
             ended = self.won if segment.terminated else self.lost
-            ended[segment.assignment.task] += not segment.imagined
+            ended[segment.assignment.task] += 1
 
 
 def shares(fresh: np.ndarray, held: np.ndarray, batch: int) -> list[int]:

@@ -1,12 +1,15 @@
 """Which episode is played next: weighted training draws, or the fixed evaluation list.
 
-Training draws from `spec.train_states` only, evaluation from `spec.eval_states` only; the two are disjoint.
+Training draws from `spec.train_states` only, evaluation from `spec.eval_states` only; the two are disjoint. An
+environment stays with a task for a while, since some simulators (LIBERO's) take seconds to make another one ready.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +22,8 @@ class Tasks(Protocol):
 
     greedy: bool
 
-    def next(self) -> Assignment | None:
-        """The next episode, or None when there is none at the moment."""
+    def next(self, slot: Hashable) -> Assignment | None:
+        """The next episode of the environment `slot`, or None when there is none at the moment."""
         ...
 
     def lost(self, assignment: Assignment) -> None:
@@ -38,22 +41,34 @@ class Tasks(Protocol):
 
 
 class TrainingTasks:
-    """Dynamic weighted resampling: a task is drawn in proportion to its weight (PAPER: failures + 1)."""
+    """Dynamic weighted resampling: a task is drawn in proportion to its weight (PAPER: failures + 1).
+
+    `stint`: episodes in a row that an environment plays of a task before its next is drawn. Every stint has the same
+    length, so tasks are played in proportion to their weights whatever it is.
+    """
 
     greedy = False
     may_swap = True
 
-    def __init__(self, spec: EnvSpec, seed: int, record_share: float = 0.0) -> None:
-        self.spec, self.record_share = spec, record_share
+    def __init__(self, spec: EnvSpec, seed: int, record_share: float = 0.0, stint: int = 1) -> None:
+        self.spec, self.record_share, self.stint = spec, record_share, stint
         self.rng = np.random.default_rng(seed)
         self.weights = np.ones(spec.n_tasks)
+        self.stints: dict[Hashable, tuple[int, int]] = {}  # environment -> its task, episodes left of it
 
-    def next(self) -> Assignment:
-        task = int(self.rng.choice(self.spec.n_tasks, p=self.weights / self.weights.sum()))
+    def next(self, slot: Hashable) -> Assignment:
+        task = self._task(slot)
         states = self.spec.train_states
         state = states[int(self.rng.integers(len(states)))]
         record = bool(self.rng.random() < self.record_share)
         return Assignment(task, state, int(self.rng.integers(2**31)), record)
+
+    def _task(self, slot: Hashable) -> int:
+        task, left = self.stints.get(slot, (0, 0))
+        if not left:
+            task, left = int(self.rng.choice(self.spec.n_tasks, p=self.weights / self.weights.sum())), self.stint
+        self.stints[slot] = task, left - 1
+        return task
 
     def lost(self, assignment: Assignment) -> None:
         """Nothing to do: training draws again."""
@@ -68,8 +83,8 @@ class TrainingTasks:
 class EvaluationTasks:
     """Rounds of fixed episodes, each round played greedily by one policy version.
 
-    `finished(version, results)` is called at a round's end; `segment_seen` gets every segment (for videos). With
-    `rounds=None` a new round opens whenever a newer version was swapped in.
+    `finished(version, results)` is called at a round's end; `segment_seen` gets every segment (for videos). A new round
+    opens with the newest version once the last is over, `every` seconds after it began at the earliest.
     """
 
     greedy = True
@@ -82,28 +97,42 @@ class EvaluationTasks:
         *,
         videos: int = 0,
         segment_seen: Callable[[Segment], None] | None = None,
+        every: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.every, self.clock, self.began = every, clock, -math.inf
         self.plan = evaluation_plan(spec, episodes, videos)
         self.finished, self.segment_seen = finished, segment_seen
         self.version = -1
-        self.todo: deque[Assignment] = deque()
+        self.todo: dict[int, deque[Assignment]] = {}  # by task
+        self.tasks: dict[Hashable, int] = {}  # environment -> the task that it played last
         self.results: list[EpisodeResult] = []
         self.rounds = 0
 
     @property
     def may_swap(self) -> bool:
-        return self.version < 0 or len(self.results) == len(self.plan)
+        over = self.version < 0 or len(self.results) == len(self.plan)
+        return over and self.clock() - self.began >= self.every
 
     def swapped(self, version: int) -> None:
-        self.version = version
+        self.version, self.began = version, self.clock()
         self.results = []
-        self.todo = deque(self.plan)
+        self.todo = {}
+        for assignment in self.plan:
+            self.todo.setdefault(assignment.task, deque()).append(assignment)
 
-    def next(self) -> Assignment | None:
-        return self.todo.popleft() if self.todo else None
+    def next(self, slot: Hashable) -> Assignment | None:
+        """Of the task that the environment is at, else of one that few others are at."""
+        open_tasks = [task for task, todo in self.todo.items() if todo]
+        if not open_tasks:
+            return None
+        if self.tasks.get(slot) not in open_tasks:
+            players = Counter(self.tasks.values())
+            self.tasks[slot] = min(open_tasks, key=lambda task: (players[task], -len(self.todo[task])))
+        return self.todo[self.tasks[slot]].popleft()
 
     def lost(self, assignment: Assignment) -> None:
-        self.todo.appendleft(assignment)
+        self.todo[assignment.task].appendleft(assignment)
 
     def ended(self, result: EpisodeResult, segment: Segment) -> None:
         if self.segment_seen is not None:

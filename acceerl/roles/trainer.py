@@ -1,7 +1,8 @@
 """What one update is: micro-batches through the policy, the total loss, one optimiser step. No links here.
 
 Several learner ranks make one update together: each has a part of the batch (maybe none), and losses are weighed by
-the counts of the whole, so that summed gradients are those of one rank with all of it.
+the counts of the whole, so that summed gradients are those of one rank with all of it. holding.py says how ranks hold
+the policy.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 
 import torch
 
-from acceerl.algo.batch import SegmentBatch, shared
+from acceerl.algo.batch import SegmentBatch, blank, shared
 from acceerl.algo.loss import advantages_and_returns, stat_names, total_loss
 from acceerl.algo.normalise import LaggedNormaliser
 from acceerl.channels.collective import Alone, Collective
 from acceerl.config import Algo, Learner
 from acceerl.protocols import Policy
-from acceerl.roles.gradients import check_equal, share_state, sum_gradients
+from acceerl.roles.holding import HOLDINGS
 
 Stats = dict[str, float]
 CHECK_EVERY = 100  # updates between two looks whether all ranks still have the same parameters
@@ -36,6 +37,7 @@ class Trainer:
         self.updates = 0
         self.normaliser = LaggedNormaliser()
         self.generator = torch.Generator().manual_seed(seed)
+        self.held = HOLDINGS[numbers.shard](policy, self.collective, numbers.device)
         self.parameters = [p for _, p in policy.trainable_parameters()]
         # fused: one pass over parameters, gradients and moments, where the default makes one for each operation
         self.optimiser = torch.optim.AdamW(_groups(policy, numbers), weight_decay=numbers.weight_decay, fused=True)
@@ -43,27 +45,44 @@ class Trainer:
 
     def share(self) -> None:
         """Begins with rank 0's policy on every rank."""
-        share_state(self.policy, self.collective)
+        self.held.begin()
 
     def update(self, micro_batches: Sequence[SegmentBatch], version: int) -> Stats:
         """One optimiser step on the micro-batches of all ranks; statistics are of the whole, and so is `decisions`."""
         began = time.monotonic()
-        whole = self._count(micro_batches)
+        whole, passes = self._count(micro_batches)
         batches = shared(micro_batches, **whole)
         if not self.normaliser.ready:
-            self._measure(batches)
+            self._measure(batches, passes)
         self.optimiser.zero_grad(set_to_none=True)
-        stats = [self._backward(batch, version) for batch in batches]
+        stats = [self._backward(batch, version, n + 1 == passes) for n, batch in enumerate(batches)]
+        for n in range(len(batches), passes):
+            self._accompany(n + 1 == passes, self._value_only)
         norm = self._step()
         mean = self._mean(stats)
         return mean | {"decisions": whole["decisions"], "grad_norm": norm, "update_s": time.monotonic() - began}
 
-    def _count(self, batches: Sequence[SegmentBatch]) -> dict[str, int]:
-        """Decisions and unmasked tokens of the whole batch, over all ranks."""
-        mine = {"decisions": sum(b.n_decisions for b in batches), "tokens": sum(b.n_tokens for b in batches)}
-        return {name: int(count) for name, count in self.collective.total(mine).items()}
+    def rehearse(self, rows: int) -> None:
+        """A pass through the policy and back on a blank batch, of which nothing stays: does it fit into memory?
 
-    def _measure(self, batches: Sequence[SegmentBatch]) -> None:
+        Raises torch.OutOfMemoryError when it does not; training may go on all the same.
+        """
+        try:
+            self._accompany(last=True, value_only=False, rows=rows)
+        except torch.OutOfMemoryError:
+            self.held.recover()
+            raise
+        finally:
+            self.optimiser.zero_grad(set_to_none=True)
+
+    def _count(self, batches: Sequence[SegmentBatch]) -> tuple[dict[str, int], int]:
+        """Decisions and unmasked tokens of the whole batch, over all ranks; and how many passes this rank makes."""
+        mine = {"decisions": sum(b.n_decisions for b in batches), "tokens": sum(b.n_tokens for b in batches)}
+        told = self.collective.total({**mine, "batches": self.collective.mine(len(batches))})
+        passes = self.held.passes(told.pop("batches"))
+        return {name: int(count) for name, count in told.items()}, passes
+
+    def _measure(self, batches: Sequence[SegmentBatch], passes: int) -> None:
         """Before the first update there are no numbers to normalise with: a pass without gradients finds them.
 
         Otherwise they would depend on how the batch happens to be split over micro-batches and ranks.
@@ -71,21 +90,29 @@ class Trainer:
         with torch.no_grad():
             for batch in batches:
                 batch = batch.to(self.numbers.device)
-                values = self.policy.evaluate(batch.observations, batch.tokens).values
+                values = self.held.evaluate(batch.observations, batch.tokens).values
                 self.normaliser.add(advantages_and_returns(values, batch, self.algo)[0], batch.mask)
+            for _ in range(len(batches), passes):
+                self.held.evaluate(*blank(self.policy.spec, 1, self.numbers.device))
         self._end_normalising({})
 
+    def _accompany(self, last: bool, value_only: bool, rows: int = 1) -> None:
+        """A pass that adds nothing, beside ranks that have a micro-batch more than this one."""
+        self.held.accumulate(last)
+        found = self.held.evaluate(*blank(self.policy.spec, rows, self.numbers.device))
+        nothing = 0.0 * found.values.sum()
+        if not value_only:
+            nothing = nothing + 0.0 * found.logp.sum()
+        nothing.backward()
+
     def _step(self) -> float:
-        sum_gradients(self.parameters, self.collective)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not norm <= self.numbers.grad_clip:  # torch's own clipping writes every gradient in any case
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.numbers.grad_clip, torch.tensor(norm))
+        self.held.reduce(self.parameters)
+        norm = self.held.clip(self.parameters, self.numbers.grad_clip)
         self.optimiser.step()
         self.scheduler.step()
         self.updates += 1
         if self.updates % CHECK_EVERY == 0:
-            check_equal(self.parameters, self.collective, self.updates)
+            self.held.check(self.parameters, self.updates)
         return norm
 
     def _mean(self, stats: Sequence[dict[str, torch.Tensor]]) -> Stats:
@@ -99,16 +126,21 @@ class Trainer:
         self.normaliser.step(torch.from_numpy(sums.pop("advantages")))
         return {name: float(value) for name, value in sums.items()}
 
-    def _backward(self, batch: SegmentBatch, version: int) -> dict[str, torch.Tensor]:
+    @property
+    def _value_only(self) -> bool:
+        return self.updates < self.numbers.value_warmup
+
+    def _backward(self, batch: SegmentBatch, version: int, last: bool) -> dict[str, torch.Tensor]:
+        self.held.accumulate(last)
         batch = batch.to(self.numbers.device)
-        evaluation = self.policy.evaluate(batch.observations, batch.tokens)
+        evaluation = self.held.evaluate(batch.observations, batch.tokens)
         loss, stats = total_loss(
             evaluation,
             batch,
             self.algo,
             self.normaliser,
             version=version,
-            value_only=self.updates < self.numbers.value_warmup,
+            value_only=self._value_only,
             generator=self.generator,
         )
         loss.backward()
@@ -116,8 +148,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "policy": self.policy.state_dict(),  # type: ignore[attr-defined]
-            "optimiser": self.optimiser.state_dict(),
+            **self.held.state(self.optimiser),
             "scheduler": self.scheduler.state_dict(),
             "normaliser": self.normaliser.state_dict(),
             "updates": self.updates,
@@ -125,8 +156,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.policy.load_state_dict(state["policy"])  # type: ignore[attr-defined]
-        self.optimiser.load_state_dict(_fused(state["optimiser"]))
+        self.held.load(state, self.optimiser)
         self.scheduler.load_state_dict(state["scheduler"])
         self.normaliser.load_state_dict(state["normaliser"])
         self.updates = state["updates"]
@@ -139,12 +169,6 @@ def _groups(policy: Policy, numbers: Learner) -> list[dict[str, Any]]:
         {"params": [p for name, p in named if not name.startswith("value")], "lr": numbers.lr},
         {"params": [p for name, p in named if name.startswith("value")], "lr": numbers.value_lr},
     ]
-
-
-def _fused(optimiser: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state with the groups' implementation set to ours: checkpoints carry the one that they had."""
-    groups = [{**group, "fused": True, "foreach": None} for group in optimiser["param_groups"]]
-    return {**optimiser, "param_groups": groups}
 
 
 def _schedule(numbers: Learner) -> Any:

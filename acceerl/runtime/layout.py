@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from acceerl.config import Config
 from acceerl.runtime.placement import Row, rows
 
+HEAVY = ("learner", "inference", "world_model", "dreamer")  # on nodes with GPUs, the others on CPU nodes
 SUPERVISOR_CPUS, SUPERVISOR_MB = 1, 2_000  # on the first node; it also scores the policy before and after
 Process = tuple[str, int]  # role, index
 Spot = tuple[int, int]  # component, node within it
@@ -63,11 +64,34 @@ def shares(config: Config) -> tuple[Share, ...]:
     heavy, light = _spots(config)
     if not any(row.role in ("rollout", "evaluator") for row in table) and set(light) <= set(heavy):
         light = []  # the rollouts come by `acceerl join`, with nodes of their own
-    placed = _deal(table, ("learner", "inference"), heavy, "placement.gpu_nodes")
+    placed = _deal(table, HEAVY, heavy, "placement.gpu_nodes")
     for process, spot in _deal(table, ("rollout", "evaluator"), light, "placement.cpu_nodes").items():
         placed[process] = spot
     spots = sorted(set(placed.values()))
     return tuple(s for spot in spots for s in _on(spot, [p for p in placed if placed[p] == spot], table, config))
+
+
+def idle_gpus(config: Config) -> bool:
+    """Does the job book GPUs on which nobody computes, and nobody draws?"""
+    steps = [share for share in shares(config) if share.component == 0]
+    roles = {role for share in steps for role, _ in share.processes}
+    computes = any(row.device != "cpu" for row in rows(config))
+    draws = config.site.gl == "egl" and bool(roles & {"rollout", "evaluator"})
+    return config.placement.gpus > 0 and not computes and not draws
+
+
+def ranks(config: Config) -> tuple[Process, ...]:
+    """With channels=world: who is which rank of MPI_COMM_WORLD, component after component, node after node."""
+    if config.launch == "slurm":
+        return tuple(process for share in shares(config) for process in share.processes)
+    return tuple((row.role, i) for row in rows(config) for i in range(row.count))
+
+
+def ahead(share: Share, config: Config) -> tuple[int, int]:
+    """CPUs and GPUs of the shares that come before this one on its node."""
+    node = [other for other in shares(config) if (other.component, other.node) == (share.component, share.node)]
+    before = node[: node.index(share)]
+    return sum(other.cpus for other in before), sum(other.gpus for other in before)
 
 
 def components(config: Config) -> tuple[Component, ...]:
@@ -95,7 +119,7 @@ def _spots(config: Config) -> tuple[list[Spot], list[Spot]]:
     placement = config.placement
     gpus, cpus = placement.gpu_nodes, placement.cpu_nodes
     match kind(config):
-        case "one_node":
+        case "one_node" | "one_gpu":
             return [(0, 0)], [(0, 0)]
         case "cluster_homogeneous":
             together = [(0, n) for n in range(gpus + cpus)]
@@ -133,7 +157,7 @@ def _wanting(table: Sequence[Row], by_role: dict[str, list[Process]], config: Co
     Where nobody is on `cuda`, learner and inference hold what was asked for (stand-in GPUs of a dev cluster).
     """
     here = [row for row in table if by_role[row.role]]
-    heavy = [row for row in here if row.role in ("learner", "inference")]
+    heavy = [row for row in here if row.role in HEAVY]
     drawing = [row.role for row in here if row not in heavy and config.site.gl == "egl"]
     computing = [row.role for row in heavy if row.device != "cpu"]
     return (computing or [row.role for row in heavy]) + drawing if config.placement.gpus else computing
@@ -157,7 +181,12 @@ def _share(
 
 def _memory(config: Config, role: str) -> int:
     placement = config.placement
-    given = {"learner": placement.learner_memory, "inference": placement.inference_memory}
+    given = {
+        "learner": placement.learner_memory,
+        "inference": placement.inference_memory,
+        "world_model": placement.world_model_memory,
+        "dreamer": placement.dreamer_memory,
+    }
     return given.get(role, placement.rollout_memory)
 
 

@@ -29,7 +29,7 @@ class Row:
     threads: int
     device: str = "cpu"
     defaults: dict[str, str] = field(default_factory=dict)
-    together: bool = False  # processes of it cannot go on without each other: when one dies, all start again
+    bond: str = ""  # processes with the same one cannot go on without each other: when one dies, all start again
 
     def environment(self, inherited: dict[str, str]) -> dict[str, str]:
         """The environment variables of this row's processes.
@@ -45,18 +45,24 @@ def rows(config: Config) -> tuple[Row, ...]:
 
     Raises ValueError, naming the row and the key, for one that cannot work.
     """
-    ranks = config.learner.ranks
-    mpi = {**MPI_ENV, **({"FI_TCP_IFACE": config.site.interface} if config.site.interface else {})}
+    ranks, imagines = config.learner.ranks, int(bool(config.world_model))
+    ranks_bond = "learner" if ranks > 1 else ""
+    world = "world" if config.channels == "world" else ""
+    network = {} if world else MPI_ENV  # a world uses the site's own
+    mpi = {**network, **({"FI_TCP_IFACE": config.site.interface} if config.site.interface else {})}
     sim = {**mpi, **GL_ENV, "LP_NUM_THREADS": "0"}  # Mesa's worker threads cost more than small images gain
     table = (
-        Row("learner", ranks, config.learner.threads, config.learner.device, mpi, together=ranks > 1),
-        Row("inference", _instances(config), config.inference.threads, config.inference.device, mpi),
-        Row("rollout", config.rollout.processes, 1, defaults=sim),
-        Row("evaluator", config.evaluator.processes, 1, defaults=sim),
+        Row("learner", ranks, config.learner.threads, config.learner.device, mpi, world or ranks_bond),
+        Row("inference", _instances(config), config.inference.threads, config.inference.device, mpi, world),
+        Row("rollout", config.rollout.processes, 1, defaults=sim, bond=world),
+        Row("evaluator", config.evaluator.processes, 1, defaults=sim, bond=world),
+        Row("world_model", imagines, config.world.threads, config.world.device, mpi, world),
+        Row("dreamer", imagines * config.dreamer.processes, config.dreamer.threads, config.dreamer.device, mpi, world),
     )
     here = (_threads_fit, _gpu_is_here) if config.launch == "local" else ()
     for check in (_feeds_every_inference, _devices_are_known, *here):
         check(table)
+    _limits_fit(table, config)
     return tuple(row for row in table if row.count)
 
 
@@ -68,6 +74,15 @@ def _instances(config: Config) -> int:
 def processes(config: Config) -> dict[str, int]:
     """`{role: count}`."""
     return {row.role: row.count for row in rows(config)}
+
+
+def limits(config: Config) -> dict[str, float]:
+    """Shares of its GPU's memory that a process of each role may take; 0: no limit."""
+    given = config.placement
+    return {
+        "learner": given.learner_gpu, "inference": given.inference_gpu, "world_model": given.world_model_gpu,
+        "dreamer": given.dreamer_gpu,
+    }  # fmt: skip
 
 
 def table(config: Config) -> str:
@@ -97,7 +112,7 @@ def _threads_fit(table: tuple[Row, ...], cores: Callable[[], int] = lambda: len(
 
 def _devices_are_known(table: tuple[Row, ...]) -> None:
     for row in table:
-        if row.together and ":" in row.device:
+        if row.role == "learner" and row.count > 1 and ":" in row.device:
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device} is one GPU for "
                              f"{row.count} ranks; set {row.role}.device=cuda")  # fmt: skip
         if row.device.split(":")[0] not in ("cpu", "cuda"):
@@ -108,7 +123,16 @@ def _gpu_is_here(table: tuple[Row, ...]) -> None:
     for row in table:
         if row.count and row.device.startswith("cuda") and not _has_gpu():
             raise ValueError(f"placement row {row.role}: {row.role}.device={row.device}, but this machine has no "
-                             f"NVIDIA GPU; set {row.role}.device=cpu")  # fmt: skip
+                             f"NVIDIA GPU; set {row.role}.device=cpu, or add launch=slurm")  # fmt: skip
+
+
+def _limits_fit(table: tuple[Row, ...], config: Config) -> None:
+    """Where all share one GPU their limits must leave room for all."""
+    shares = limits(config)
+    taken = sum(row.count * shares.get(row.role, 0.0) for row in table if row.device != "cpu")
+    if config.placement.kind == "one_gpu" and taken > 1:
+        raise ValueError(f"placement=one_gpu: its processes may take {taken:.2f} of the GPU's memory together; lower "
+                         "placement.learner_gpu, inference_gpu, world_model_gpu or dreamer_gpu")  # fmt: skip
 
 
 def _has_gpu() -> bool:

@@ -33,11 +33,14 @@ class Run:
     def create(cls, config: Config) -> Run:
         """Makes `runs/NAME` with its config.yaml; without a name, date and time become one.
 
-        Raises ValueError when a run of that name exists.
+        Raises ValueError when a run of that name exists, or `runs=` names no folder in which one can be made.
         """
         path = Path(config.runs) / (config.name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-        run = cls(_claim(path, may_rename=not config.name).resolve())
-        run.write_config(config)
+        try:
+            run = cls(_claim(path, may_rename=not config.name).resolve())
+            run.write_config(config)
+        except OSError as error:
+            raise ValueError(cannot_hold_runs(config.runs, error)) from error
         return run
 
     @contextmanager
@@ -104,6 +107,16 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def world_checkpoints(self) -> Path:
+        """Of the world_model role, which saves on its own."""
+        return self.path / "world_checkpoints"
+
+    @property
+    def world(self) -> Path:
+        """World and success model alone: what `acceerl pretrain world_model` writes and `world.start` reads."""
+        return self.path / "world.pt"
 
     @property
     def weights(self) -> Path:
@@ -182,6 +195,11 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error}): delete it and try again") from error
+
+
+def cannot_hold_runs(folder: str | Path, error: OSError) -> str:
+    why = "it is a file" if Path(folder).is_file() else (error.strerror or str(error))
+    return f"runs={folder}: no run can be written there ({why}); name a folder in which you may write, with room"
 
 
 def _claim(path: Path, may_rename: bool) -> Path:

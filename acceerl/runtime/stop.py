@@ -1,7 +1,7 @@
 """How a process learns that it must leave, and how it is ended when it cannot notice. Every process uses both.
 
 Exit codes speak to the keeper: `DONE`, `STOPPED` (asked to leave), `STUCK` (ended by its watchdog), `LOST` (its
-group has lost a process; not its own fault); all others are crashes.
+group has lost a process; not its own fault), `HOPELESS` (starting it again would not help); all others are crashes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-DONE, STUCK, LOST, STOPPED = 0, 70, 71, 75
+DONE, STUCK, LOST, HOPELESS, STOPPED = 0, 70, 71, 72, 75
 KEEPER = "ACCEERL_KEEPER"  # environment variable: process id of the keeper that started this process
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1

@@ -45,6 +45,19 @@ def here(environment: Mapping[str, str] | None = None) -> str:
     return env.get("SLURMD_NODENAME", socket.gethostname())
 
 
+def rank(environment: Mapping[str, str] | None = None) -> int:
+    """This process' number in the world that its launcher makes. Raises ValueError outside of one.
+
+    >>> rank({"SLURM_PROCID": "3"})
+    3
+    """
+    env = os.environ if environment is None else environment
+    found = next((env[name] for name in ("PMI_RANK", "PMIX_RANK", "SLURM_PROCID") if name in env), None)
+    if found is None:
+        raise ValueError("neither srun nor mpiexec has started this process, so it has no rank")
+    return int(found)
+
+
 def without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which a program does not notice that it runs in a step.
 

@@ -2,7 +2,8 @@
 
 `ckpt-00000123/` holds one `<part>.pt` for each top-level key of the state (model, optimiser, rng, replay, …) and
 `checkpoint.json` with the step and a SHA-256 per part. It is written beside, fsynced and renamed. Parts are tensors
-and plain values only: loading runs no code from the file.
+and plain values only: loading runs no code from the file. Ranks that have divided a policy add the folder `divided/`,
+a file of each rank, which the index lists as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from acceerl.stores import files
 log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
+DIVIDED = "divided"
 POLICY_SPEC = "policy_spec"  # the part that `load(spec=...)` compares
 PLAIN = (torch.Tensor, int, float, str, bytes, bool, type(None))
 
@@ -33,12 +35,21 @@ def save(folder: str | Path, step: int, state: dict[str, Any], keep: int) -> Pat
     `state` maps part names to tensors, numbers, strings, None, and dicts, lists and tuples of them; ValueError
     names the key of anything else. Raises OSError when the disk is full; earlier checkpoints then stay.
     """
-    folder = Path(folder)
-    final = folder / f"ckpt-{step:08d}"
     _refuse_unplain(state, "state")
-    beside = final.with_suffix(".partial")
+    return finish(begin(folder, step), step, state, keep)
+
+
+def begin(folder: str | Path, step: int) -> Path:
+    """The empty folder beside, for those who add files of their own before `finish`."""
+    beside = Path(folder) / f"ckpt-{step:08d}.partial"
     _remove(beside)
     beside.mkdir(parents=True)
+    return beside
+
+
+def finish(beside: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """The rest of `save`: writes the parts into the folder beside, and gives it its name."""
+    final = beside.with_suffix("")
     try:
         _write(beside, step, state)
         _remove(final)  # only a resumed run saves a step twice
@@ -46,14 +57,17 @@ def save(folder: str | Path, step: int, state: dict[str, Any], keep: int) -> Pat
     except (OSError, RuntimeError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise OSError(f"{final}: cannot be saved ({error}): free disk space and resume from the last one") from error
-    files.sync(folder)
-    _prune(folder, keep)
+    files.sync(final.parent)
+    _prune(final.parent, keep)
     return final
 
 
 def _write(beside: Path, step: int, state: dict[str, Any]) -> None:
-    sums = {part: _write_part(beside / f"{part}.pt", value) for part, value in state.items()}
-    files.write_json(beside / INDEX, {"format_version": FORMAT_VERSION, "step": step, "sha256": sums})
+    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step}
+    index["sha256"] = {part: _write_part(beside / f"{part}.pt", value) for part, value in state.items()}
+    there = sorted((beside / DIVIDED).glob("*"))
+    index[DIVIDED] = {path.name: [path.stat().st_size, files.sha256(path)] for path in there}
+    files.write_json(beside / INDEX, index)
 
 
 def _write_part(path: Path, value: Any) -> str:
@@ -106,15 +120,26 @@ def latest(folder: str | Path) -> Path | None:
 
 
 def broken(path: str | Path, only: Iterable[str] | None = None) -> str:
-    """What is wrong with a checkpoint, '' when it is whole. Reads all of it, or the parts in `only`."""
+    """What is wrong with a checkpoint, '' when it is whole. Reads all of it, or the parts in `only`.
+
+    Of divided files it knows the sizes only: they are large, so that ranks share the reading (`damaged`).
+    """
     path = Path(path)
     try:
         sums = _index(path)["sha256"]
         parts = sums if only is None else sums.keys() & set(only)
         differ = [part for part in parts if files.sha256(path / f"{part}.pt") != sums[part]]
+        sizes = {} if only is not None else _index(path).get(DIVIDED, {})
+        differ += [name for name, (size, _) in sizes.items() if (path / DIVIDED / name).stat().st_size != size]
     except (OSError, ValueError, KeyError) as error:
         return f"is not a whole checkpoint ({error})"
     return f"part {differ[0]} is damaged: its checksum differs" if differ else ""
+
+
+def damaged(path: str | Path, rank: int = 0, size: int = 1) -> list[str]:
+    """The divided files, of those that fall to one of `size` readers, whose checksum differs."""
+    mine = list(_index(Path(path)).get(DIVIDED, {}).items())[rank::size]
+    return [name for name, (_, checksum) in mine if files.sha256(Path(path) / DIVIDED / name) != checksum]
 
 
 def load(path: str | Path, spec: dict[str, Any] | None = None, only: Iterable[str] | None = None) -> dict[str, Any]:

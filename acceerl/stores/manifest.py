@@ -29,11 +29,24 @@ def register(shard: Path) -> None:
 
 
 def manifest(folder: str | Path) -> dict[str, Any]:
-    """`{"shards": {name: entry}, "episodes": n, "steps": n}`; an entry has sha256, bytes and counts by task."""
+    """`{"shards": {name: entry}, "episodes": n, "steps": n}`; an entry has sha256, bytes and counts by task.
+
+    Raises ValueError naming an entry that is damaged.
+    """
     paths = sorted(Path(folder).glob("manifest/*.json"))
-    shards = {f"{path.stem}.hdf5": json.loads(path.read_text()) for path in paths}
+    shards = {f"{path.stem}.hdf5": _read(path) for path in paths}
     totals = {key: sum(entry[key] for entry in shards.values()) for key in ("episodes", "steps")}
     return {"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION, "shards": shards, **totals}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(path.read_text())
+        if isinstance(entry, dict) and entry.keys() >= {"sha256", "episodes", "steps"}:
+            return entry
+    except ValueError:
+        pass
+    raise ValueError(f"{path}: is no manifest entry: delete it and run recover on the folder, which writes it again")
 
 
 def _write_merged(folder: Path) -> None:

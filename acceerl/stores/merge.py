@@ -1,4 +1,4 @@
-"""Joins trajectory files into one shard without recompressing; writers publish with it, `acceerl data merge` too."""
+"""Joins episodes of our files into one shard without recompressing: writers publish with it, merge and split copy."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ import h5py
 
 from acceerl.stores import schema
 
+Part = tuple[Path, Sequence[str]]  # a file in our layout and some of its demos; no names: all
+
 
 def merge(sources: Sequence[Path], path: Path) -> Path:
-    """Writes every episode of `sources` (files in our layout, at least one) to a new file, headed as the first is.
+    """`join` of whole files."""
+    return join([(source, ()) for source in sources], path)
+
+
+def join(parts: Sequence[Part], path: Path) -> Path:
+    """Writes the demos of `parts` (at least one) to a new file, headed as the first part's is.
 
     Raises OSError when the disk is full; nothing is left behind then. Killed midway it leaves half a file, so
     give a name beside the final one.
     """
     try:
-        path.write_bytes(_header_of(sources[0]))
-        with h5py.File(path, "r+") as file, _room(path, file, sum(source.stat().st_size for source in sources)):
-            for source in sources:
-                _copy(source, file["data"])
+        path.write_bytes(_header_of(parts[0][0]))
+        with h5py.File(path, "r+") as file, _room(path, file, sum(_size(*part) for part in parts)):
+            for source, names in parts:
+                _copy(source, names, file["data"])
             file.flush()
     except (OSError, RuntimeError) as error:
         path.unlink(missing_ok=True)
@@ -40,10 +47,21 @@ def _header_of(source: Path) -> memoryview:
         return schema.image(file["data"].attrs["env_args"], file["data"].attrs["problem_info"])
 
 
-def _copy(source: Path, data: h5py.Group) -> None:
+def _copy(source: Path, names: Sequence[str], data: h5py.Group) -> None:
     with h5py.File(source, "r", locking=False) as file:
-        for name in sorted(file["data"], key=schema.number_of):
+        for name in names or sorted(file["data"], key=schema.number_of):
             schema.link(data, file["data"][name])
+
+
+def _size(source: Path, names: Sequence[str]) -> int:
+    """Bytes that the demos need, or a little more."""
+    whole = source.stat().st_size
+    if not names:
+        return whole
+    with h5py.File(source, "r", locking=False) as file:
+        data = file["data"]
+        steps = sum(int(data[name].attrs["num_samples"]) for name in names)
+        return round(whole * steps / max(1, int(data.attrs["total"])))
 
 
 @contextmanager

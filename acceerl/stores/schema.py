@@ -1,4 +1,4 @@
-"""What one trajectory is, in memory (`Episode`) and in an HDF5 group; read this before any other file here.
+"""What one trajectory is, in memory (`Episode`) and as we write it to HDF5; read this before any other file here.
 
 Letters in shapes: T control steps, R observation rows (T, or one per decision), H x W pixels, P proprioception
 entries, D action dimensions, n simulator state entries. `data/README.md` has the same schema in words.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
@@ -19,7 +19,10 @@ FORMAT = "acceerl-trajectories"
 FORMAT_VERSION = 1
 ALIGNMENT = "obs[t] before actions[t]"
 PROPRIO = ("proprio",)
+NOT_FINITE = "holds NaN or infinity"
 COMPRESSIONS = ("gzip", "blosc2", "none")
+SEVERAL, SLICE = 4, 28_000  # frames a chunk of a camera that stands still, and bytes of each: deflate sees 32,768 back
+UNCHANGED = 0.5
 FACTS = {  # attributes of data/demo_N besides num_samples: Episode field -> type
     "instruction": str,
     "task": int,
@@ -66,6 +69,8 @@ class Episode:
     decision_stride: int = 1  # control steps between observation rows
     states: np.ndarray | None = None  # float64 [T, n], before each action
     expert_actions: np.ndarray | None = None  # float32 [T, D]
+    # position (m) and quaternion of bodies that stand still, where `states` leave their places out (LIBERO's files)
+    fixtures: dict[str, list[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -79,8 +84,8 @@ class Episode:
         if set(self.images) != set(self.final_images):
             found.append(f"final_obs: cameras {sorted(self.final_images)} differ from obs {sorted(self.images)}")
         found += [f"obs/{c}_rgb: {x.dtype} is not uint8" for c, x in self.images.items() if x.dtype != np.uint8]
-        floats = [*self._per_step(), ("obs/proprio", self.proprio)]
-        return found + [f"{name}: holds NaN or infinity" for name, rows in floats if not np.isfinite(rows).all()]
+        floats = [*self._per_step(), ("obs/proprio", self.proprio), ("final_obs/proprio", self.final_proprio)]
+        return found + [f"{name}: {NOT_FINITE}" for name, rows in floats if not np.isfinite(rows).all()]
 
     def _per_step(self) -> list[tuple[str, np.ndarray]]:
         optional = [("states", self.states), ("expert_actions", self.expert_actions)]
@@ -92,20 +97,6 @@ class Episode:
         return [("obs/proprio", self.proprio)] + [(f"obs/{c}_rgb", frames) for c, frames in self.images.items()]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a file's rows map to ours: `shift` rows between an action and the observation before it, images flipped."""
-
-    shift: int = 0
-    upside_down: bool = False
-    proprio: tuple[str, ...] = PROPRIO  # obs keys, concatenated
-    instruction: str = ""  # of the whole file, where demos do not say
-
-
-OURS = Layout()
-LIBERO_PROPRIO = ("ee_states", "gripper_states")
-
-
 def observation_rows(steps: int, stride: int) -> int:
     return -(-steps // stride)
 
@@ -114,23 +105,9 @@ def _length(name: str, rows: np.ndarray, expected: int) -> str:
     return f"{name}: {len(rows)} rows, expected {expected}"
 
 
-def layout_of(data: h5py.Group) -> Layout | None:
-    """The layout of a file's `data` group, None when it is neither ours nor LIBERO's.
-
-    Raises ValueError when it is ours, of a format version that this code does not know.
-    """
-    if data.attrs.get("format") == FORMAT:
-        version = int(data.attrs["format_version"])
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format {version}, this acceerl reads {FORMAT_VERSION}: use the acceerl that wrote it")
-        return OURS
-    if "problem_info" not in data.attrs or not all("obs/agentview_rgb" in demo for demo in data.values()):
-        return None
-    words = json.loads(data.attrs["problem_info"]).get("language_instruction", "")
-    return Layout(shift=1, upside_down=True, proprio=LIBERO_PROPRIO, instruction="".join(words).strip().strip('"'))
-
-
-def image(env_args: str, problem_info: str, episode: Episode | None = None, compression: str = "none") -> memoryview:
+def image(
+    env_args: str, problem_info: str, episode: Episode | None = None, compression: str = "none", frames_a_chunk: int = 0
+) -> memoryview:
     """The bytes of a file with no or one episode; both headers are JSON. Made in memory: a disk sees it whole."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
@@ -138,7 +115,7 @@ def image(env_args: str, problem_info: str, episode: Episode | None = None, comp
         data.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, alignment=ALIGNMENT)
         data.attrs.update(env_args=env_args, problem_info=problem_info, num_demos=0, total=0)
         if episode is not None:
-            _write_demo(data.create_group("demo_0"), episode, compression)
+            _write_demo(data.create_group("demo_0"), episode, compression, frames_a_chunk)
             _count(data, len(episode))
     return content.getbuffer()
 
@@ -158,29 +135,52 @@ def number_of(demo: str) -> int:
     return int(demo.removeprefix("demo_"))
 
 
-def _write_demo(demo: h5py.Group, episode: Episode, compression: str) -> None:
+def _write_demo(demo: h5py.Group, episode: Episode, compression: str, frames_a_chunk: int) -> None:
     for name, rows in episode._per_step():
         dtype = {"dones": np.uint8, "states": np.float64}.get(name, np.float32)
         demo.create_dataset(name, data=np.asarray(rows, dtype))
     demo.create_dataset("obs/proprio", data=np.asarray(episode.proprio, np.float32))
     demo.create_dataset("final_obs/proprio", data=np.asarray(episode.final_proprio, np.float32)[None])
     for camera, frames in episode.images.items():
-        _write_frames(demo, f"obs/{camera}_rgb", frames, compression)
-        _write_frames(demo, f"final_obs/{camera}_rgb", episode.final_images[camera][None], compression)
+        _write_frames(demo, f"obs/{camera}_rgb", frames, compression, frames_a_chunk)
+        _write_frames(demo, f"final_obs/{camera}_rgb", episode.final_images[camera][None], compression, 1)
     demo.attrs["num_samples"] = len(episode)
     for name, kind in FACTS.items():
         demo.attrs[name] = kind(getattr(episode, name))
+    if episode.fixtures:
+        demo.attrs["fixtures"] = json.dumps(episode.fixtures)
 
 
-def _write_frames(demo: h5py.Group, name: str, frames: np.ndarray, compression: str) -> None:
-    """One frame a chunk: a random frame then costs one small read instead of a whole episode."""
-    demo.create_dataset(name, data=frames, chunks=(1, *frames.shape[1:]), **filters(compression))
+def _write_frames(demo: h5py.Group, name: str, frames: np.ndarray, compression: str, a_chunk: int) -> None:
+    chunks = chunks_of(frames, a_chunk if compression != "none" else 1)
+    demo.create_dataset(name, data=frames, chunks=chunks, **filters(compression))
+
+
+def chunks_of(frames: np.ndarray, a_chunk: int) -> tuple[int, ...]:
+    """How frames are cut. One frame a chunk makes a random frame one small read; `a_chunk` 0 decides by the images.
+
+    A camera that stands still shows nearly the same from frame to frame, but deflate sees 32 kB back, less than one
+    frame. In chunks of SEVERAL frames, SLICE bytes of each, the frame before is near enough: a third of the bytes, and
+    half of the time for a row of frames, though more for a single one. A camera that moves gains nothing.
+    """
+    height, width = frames.shape[1:3]
+    deep = a_chunk or (SEVERAL if stands_still(frames) else 1)
+    if min(deep, len(frames)) == 1:
+        return (1, *frames.shape[1:])
+    rows = 1 << max(0, (SLICE // (3 * width)).bit_length() - 1)
+    return (min(deep, len(frames)), min(rows, height), *frames.shape[2:])
+
+
+def stands_still(frames: np.ndarray) -> bool:
+    """Do most bytes stay the same between neighbouring frames? Asked of a few pairs."""
+    chosen = np.linspace(0, max(0, len(frames) - 2), min(8, len(frames) - 1)).astype(int)
+    return len(chosen) > 0 and float(np.mean(frames[chosen] == frames[chosen + 1])) > UNCHANGED
 
 
 def filters(compression: str) -> dict[str, Any]:
     """h5py keywords. gzip is read by plain tools; blosc2 is faster and needs the hdf5plugin filters."""
     if compression == "gzip":
-        return {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        return {"compression": "gzip", "compression_opts": 4, "shuffle": True}
     if compression == "blosc2":
         return dict(
             hdf5plugin.Blosc2(cname="zstd", clevel=1, filters=hdf5plugin.Blosc2.NOFILTER)
@@ -188,67 +188,3 @@ def filters(compression: str) -> dict[str, Any]:
     if compression == "none":
         return {}
     raise ValueError(f"compression {compression!r} is unknown: choose one of {', '.join(COMPRESSIONS)}")
-
-
-def steps_of(demo: h5py.Group, layout: Layout) -> int:
-    return int(demo["actions"].shape[0]) - layout.shift
-
-
-def read_demo(demo: h5py.Group, layout: Layout) -> Episode:
-    """A whole trajectory, [T - 1] steps of a LIBERO demo: its first action has no observation before it."""
-    rows = observation_rows(steps_of(demo, layout), stride_of(demo))
-    obs, cameras = demo["obs"], cameras_of(demo)
-    final, last = (demo["final_obs"], 0) if "final_obs" in demo else (obs, rows)
-    return Episode(
-        images={camera: frames_of(obs, camera, slice(0, rows), layout) for camera in cameras},
-        proprio=proprio_of(obs, slice(0, rows), layout),
-        actions=read_steps(demo, "actions", layout),
-        rewards=read_steps(demo, "rewards", layout),
-        dones=read_steps(demo, "dones", layout),
-        final_images={camera: frames_of(final, camera, last, layout) for camera in cameras},
-        final_proprio=proprio_of(final, last, layout),
-        states=_if_there(demo, "states", layout),
-        expert_actions=_if_there(demo, "expert_actions", layout),
-        **facts_of(demo, layout),
-    )
-
-
-def _if_there(demo: h5py.Group, name: str, layout: Layout) -> np.ndarray | None:
-    return read_steps(demo, name, layout) if name in demo else None
-
-
-def stride_of(demo: h5py.Group) -> int:
-    return int(demo.attrs.get("decision_stride", 1))
-
-
-def read_steps(demo: h5py.Group, name: str, layout: Layout, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Rows `start` to `stop` (our control steps) of a per-step dataset, in our dtype."""
-    end = None if stop is None else stop + layout.shift
-    dtype = {"dones": np.uint8, "states": np.float64}.get(name, np.float32)
-    return np.asarray(demo[name][start + layout.shift : end], dtype)
-
-
-def cameras_of(demo: h5py.Group) -> list[str]:
-    return [name.removesuffix("_rgb") for name in demo["obs"] if name.endswith("_rgb")]
-
-
-def frames_of(obs: h5py.Group, camera: str, rows: int | slice, layout: Layout) -> np.ndarray:
-    """uint8 [..., H, W, 3], right side up."""
-    return upright(obs[f"{camera}_rgb"][rows], layout.upside_down)
-
-
-def upright(frames: np.ndarray, upside_down: bool) -> np.ndarray:
-    return np.ascontiguousarray(frames[..., ::-1, :, :]) if upside_down else frames
-
-
-def proprio_of(obs: h5py.Group, rows: int | slice, layout: Layout) -> np.ndarray:
-    """float32 [..., P]"""
-    return np.concatenate([np.asarray(obs[key][rows], np.float32) for key in layout.proprio], axis=-1)
-
-
-def facts_of(demo: h5py.Group, layout: Layout) -> dict[str, Any]:
-    """An Episode's scalars. LIBERO says none of them: its demos are expert successes by construction."""
-    if layout == OURS:
-        return {name: kind(demo.attrs[name]) for name, kind in FACTS.items()}
-    solved = bool(demo["dones"][-1])
-    return {"instruction": layout.instruction, "success": solved, "terminated": solved, "source": "expert"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,19 @@ class WindowBatch:
     observations: ObservationBatch
     actions: np.ndarray  # float32 [N, C, D], the expert's clean labels where the file has them
     valid: np.ndarray  # int64 [N], steps before the episode's end, 1 to C
+
+    @classmethod
+    def joined(cls, batches: Sequence[WindowBatch]) -> WindowBatch:
+        """Batches of equal shapes, one after the other."""
+        seen = [batch.observations for batch in batches]
+        observations = ObservationBatch(
+            {name: np.concatenate([o.images[name] for o in seen]) for name in seen[0].images},
+            np.concatenate([o.proprio for o in seen]),
+            tuple(words for o in seen for words in o.instructions),
+        )
+        return cls(
+            observations, np.concatenate([b.actions for b in batches]), np.concatenate([b.valid for b in batches])
+        )
 
 
 class Windows:
@@ -39,7 +52,7 @@ class Windows:
     def __getitem__(self, index: int) -> WindowBatch:
         return self.read([index])
 
-    def read(self, indices: list[int] | np.ndarray) -> WindowBatch:
+    def read(self, indices: Sequence[int] | np.ndarray) -> WindowBatch:
         """The windows at flat indices, in that order; disk is read in file order, which is faster."""
         where = [self.locate(int(index)) for index in indices]
         order = sorted(range(len(where)), key=where.__getitem__)

@@ -59,7 +59,7 @@ class TrajectoryWriter:
         self.written = 0  # episodes
         self._header, self._compression = (json.dumps(env_args), json.dumps(problem_info)), compression
         self._max_episodes, self._max_bytes = max_episodes, max_bytes
-        self._shard: _Growing | None = None
+        self._shard: Growing | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.published: list[Path] = recover(self.folder, writer_id)
 
@@ -82,9 +82,9 @@ class TrajectoryWriter:
             self.published += shard.publish()
         return self.published
 
-    def _next_shard(self) -> _Growing:
+    def _next_shard(self) -> Growing:
         k = 1 + max(_numbers(self.folder, self.writer_id), default=-1)
-        return _Growing(self.folder / f"shard-{self.writer_id}-{k}.hdf5.partial")
+        return Growing(self.folder / f"shard-{self.writer_id}-{k}.hdf5.partial")
 
     def __enter__(self) -> TrajectoryWriter:
         return self
@@ -94,33 +94,42 @@ class TrajectoryWriter:
             self.close()
 
 
-class _Growing:
+class Growing:
     """A shard in progress, of a living writer or left by a dead one."""
 
     def __init__(self, partial: Path) -> None:
         self.partial = partial
-        with _refusal(partial):
+        with refusal(partial):
             partial.mkdir(exist_ok=True)
             self._lock = _lock(partial)
         self.episodes, self.bytes = 0, 0
 
     def add(self, image: memoryview) -> None:
         path = self.partial / f"episode-{self.episodes:06d}.hdf5"
-        with _refusal(self.partial):
+        with refusal(self.partial):
             _write_whole(path, image)
         self.episodes, self.bytes = self.episodes + 1, self.bytes + len(image)
+
+    def forget(self) -> None:
+        """Removes the episodes that a dead writer left here."""
+        for path in self.partial.glob("episode-*"):
+            path.unlink()
 
     def publish(self) -> list[Path]:
         """The shard, or nothing when there was no whole episode."""
         final = self.partial.with_suffix("")
         if not final.exists():  # else killed after publishing, before this folder was removed
             sources = [path for path in sorted(self.partial.glob("episode-*.hdf5")) if _readable(path)]
-            with _refusal(self.partial):
+            with refusal(self.partial):
                 if sources:
                     publish_shard(merge(sources, self.partial.with_suffix(".merging")))
         shutil.rmtree(self.partial)
-        self._lock.close()
+        self.close()
         return [final] if final.exists() else []
+
+    def close(self) -> None:
+        """Lets the next writer have what is here."""
+        self._lock.close()
 
 
 def _write_whole(path: Path, content: memoryview) -> None:
@@ -146,7 +155,7 @@ def _lock(partial: Path) -> TextIO:
 
 
 @contextmanager
-def _refusal(partial: Path) -> Iterator[None]:
+def refusal(partial: Path) -> Iterator[None]:
     """Says what to do when the disk refuses."""
     try:
         yield
@@ -186,7 +195,7 @@ def recover(folder: str | Path, writer_id: str | None = None) -> list[Path]:
         if not (shard.parent / "manifest" / f"{shard.stem}.json").exists():
             register(shard)
     left = [path for path in sorted(Path(folder).glob("shard-*.hdf5.partial")) if _of(path, writer_id)]
-    return [shard for partial in left for shard in _Growing(partial).publish()]
+    return [shard for partial in left for shard in Growing(partial).publish()]
 
 
 def _of(path: Path, writer_id: str | None) -> bool:

@@ -1,7 +1,7 @@
 """`hydra/launcher=acceerl_slurm`: every point of a sweep is a Slurm job of its own; its objective comes back.
 
 Hydra imports this file at every start, so it loads nothing heavy. It is never an array: those of heterogeneous jobs do
-not exist.
+not exist. `ArrayLauncher` is what configs/hydra/launcher/array.yaml names, for jobs of one process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
 from omegaconf import DictConfig, open_dict
 
 STOCK = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -58,6 +59,24 @@ def _to_config(composed: DictConfig) -> Any:
     from acceerl.launch.compose import to_config
 
     return to_config(composed)
+
+
+class ArrayLauncher(SlurmLauncher):
+    """The stock launcher, which says nothing of what it submitted, and needs sacct to notice that a job was ended."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Waits for all points; raises at the first that failed."""
+        from acceerl.launch.submission import ask_scontrol
+
+        ask_scontrol()
+        name, logs = self.params.get("name"), self.params["submitit_folder"]
+        print(f"one array of {len(job_overrides)} jobs; queue: squeue --me --array --name={name}; logs: {logs} "
+              "(%j: the job's id)", flush=True)  # fmt: skip
+        made: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
+        for point in made:
+            assert point.hydra_cfg is not None and point.overrides is not None, "its job has run"
+            print(f"job {point.hydra_cfg.hydra.job.id}: {' '.join(point.overrides)}: {point.return_value}", flush=True)
+        return made
 
 
 ConfigStore.instance().store(

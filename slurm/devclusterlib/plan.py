@@ -25,7 +25,7 @@ class Options:
     gpu_nodes: int = 2
     gpus: int = 1  # stand-ins, for each GPU node
     cpus_per_node: int = 8
-    memory_per_node: int = 8000  # MB that Slurm hands out; nothing enforces it
+    memory_per_node: int = 16_000  # MB that Slurm hands out; nothing enforces it
     accounting: bool = False
     netns: bool = False
     node_timeout: int = 20  # seconds until a silent node counts as down

@@ -46,6 +46,33 @@ def reacher() -> Env:
     return GymnasiumEnv("Reacher-v5", step_limit=6, camera=True, width=64, height=48)
 
 
+def imagined() -> Env:
+    """Two tasks of noise, a tick of four control steps that does not divide the limit of six."""
+    import numpy as np
+
+    from acceerl.protocols import WorldSpec
+    from acceerl.types import Assignment, EnvSpec
+    from acceerl.world_models.imagined import Imagination, Start
+    from acceerl.world_models.imagined_env import ImaginedEnv
+    from acceerl.world_models.regression import RegressionWorld
+    from acceerl.world_models.success import SuccessNet
+
+    spec = WorldSpec(("front", "wrist"), (16, 16), proprio=3, action_dim=2, stride=4, context=2)
+    shown = EnvSpec(spec.cameras, (16, 16), 3, 2, ("go left", "go right"), (6, 6), range(9), range(9, 10))
+    rng = np.random.default_rng(0)
+
+    def start(task: int) -> Start:
+        images = {c: rng.integers(0, 256, (2, 16, 16, 3), np.uint8) for c in spec.cameras}
+        proprio, actions = rng.normal(size=(2, 3)).astype(np.float32), np.zeros((1, 4, 2), np.float32)
+        return Start(images, proprio, actions, Assignment(task, 0, 0), shown.instructions[task])
+
+    world = RegressionWorld(spec, channels=8, blocks=1, condition=16)
+    success = SuccessNet(spec, members=2, channels=8)
+    return ImaginedEnv(
+        Imagination(world, success, shown, threshold=0.95), [[start(t) for _ in range(4)] for t in (0, 1)]
+    )
+
+
 libero_marks = [pytest.mark.libero, pytest.mark.skipif(bool(NO_LIBERO), reason=NO_LIBERO)]
 gymnasium_marks = [pytest.mark.skipif(bool(NO_GYMNASIUM), reason=NO_GYMNASIUM)]
 
@@ -53,6 +80,7 @@ ENVS = [
     pytest.param(tabletop, id="tabletop"),
     pytest.param(libero, id="libero", marks=libero_marks),
     pytest.param(latency, id="latency"),
+    pytest.param(imagined, id="imagined"),
     pytest.param(pendulum, id="gymnasium-pendulum", marks=gymnasium_marks),
     pytest.param(reacher, id="gymnasium-reacher", marks=gymnasium_marks),
 ]

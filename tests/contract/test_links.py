@@ -1,4 +1,4 @@
-"""One suite over every transport: the same plays inside one process and between processes over MPI ports."""
+"""One suite over every transport: inside one process, between processes over MPI ports, and in one MPI world."""
 
 import pytest
 
@@ -47,6 +47,24 @@ def test_mpi(name, threads, near, launch):  # noqa: F811
         process.must_end_well(20)
     lent = [process.text.count("slots lent: 0") == 0 for process in processes]
     assert any(lent) == (near and name != "weights"), "large messages took the other way"
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("name", "threads", "near"),
+    [
+        ("requests", False, True), ("requests", False, False), ("experience", True, True), ("reality", True, False),
+        ("weights", True, True), ("weights", False, False),
+    ],
+)  # fmt: skip
+def test_world(name, threads, near, launch):  # noqa: F811
+    """The same between the ranks of one MPI_COMM_WORLD, over whatever network MPI chooses."""
+    world = launch.world([
+        {"play": "scenario", "scenario": name, "role": role, "index": 0, "links": LINKS_OF[name], "near": near,
+         "pumper": threads and role in ("learner", "world_model")}
+        for role in SCENARIOS[name]
+    ])  # fmt: skip
+    world.saw("slots lent:", 20, times=len(SCENARIOS[name]))
 
 
 def test_inline_ends_are_links():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from acceerl.policies import MlpPolicy, TinyPolicy
+from acceerl.policies import MlpPolicy, OpenVlaOftPolicy, TinyPolicy
 from acceerl.protocols import Policy, PolicySpec
 from acceerl.types import ObservationBatch
 
@@ -12,11 +12,14 @@ SPEC = PolicySpec(chunk=4, action_dim=7, bins=64, cameras=("front", "wrist"), im
 POLICIES = {
     "tiny": lambda: TinyPolicy(SPEC, width=32, layers=2, channels=16, waves=16),
     "mlp": lambda: MlpPolicy(SPEC, hidden=[16, 16]),
+    "openvla_oft": lambda: OpenVlaOftPolicy(SPEC, random="tiny", rank=4, precision="float32"),
+    "openvla_oft_full": lambda: OpenVlaOftPolicy(SPEC, random="tiny", tune="full", precision="float32"),
 }
+OPENVLA = pytest.mark.needs("transformers")
 N = 3
 
 
-@pytest.fixture(params=POLICIES)
+@pytest.fixture(params=[pytest.param(name, marks=OPENVLA if "openvla" in name else ()) for name in POLICIES])
 def policy(request):
     torch.manual_seed(0)
     return POLICIES[request.param]()

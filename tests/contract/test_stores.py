@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from functools import partial
 
 import h5py
 import numpy as np
@@ -13,14 +14,21 @@ from acceerl.stores.reader import Trajectories, open_trajectories
 from acceerl.stores.validate import validate
 from acceerl.stores.writer import TrajectoryWriter
 from tests.unit.stores.examples import episode, equal, libero_file
+from tests.unit.stores.others import regenerated_file, robomimic_file
 
-LAYOUTS = ("gzip", "blosc2", "none", "decisions", "libero")
+LAYOUTS = ("gzip", "blosc2", "none", "decisions", "libero", "regenerated", "robomimic", "robomimic_no_next")
+OTHERS = {  # each of 20 steps here
+    "libero": partial(libero_file, rows=21),
+    "regenerated": partial(regenerated_file, rows=21),
+    "robomimic": partial(robomimic_file, rows=20),
+    "robomimic_no_next": partial(robomimic_file, rows=21, next_obs=False),
+}
 
 
 @pytest.fixture(params=LAYOUTS)
 def folder(request, tmp_path):
-    if request.param == "libero":
-        libero_file(tmp_path / "a_demo.hdf5", rows=21)
+    if request.param in OTHERS:
+        OTHERS[request.param](tmp_path / "open_the_drawer_demo.hdf5")
         return tmp_path
     compression = request.param if request.param in ("gzip", "blosc2", "none") else "gzip"
     with TrajectoryWriter(tmp_path, {}, {}, "w0", compression=compression) as out:
@@ -58,6 +66,16 @@ def test_parts_equal_the_whole(folder):
         assert (seen.proprio == one.proprio[t // one.decision_stride]).all()
         assert seen.instruction == one.instruction
     assert (found.actions(1, 3, 9) == one.actions[3:9]).all()
+    assert (found.proprio(1) == [*one.proprio, one.final_proprio]).all()
+    for camera, frames in one.images.items():
+        whole = found.frames(1, camera, 0, len(frames) + 1)
+        assert (whole == [*frames, one.final_images[camera]]).all()
+
+
+def test_the_last_step_tells_that_the_task_was_solved(folder):
+    one = open_trajectories(folder)[0]
+    assert (one.rewards[-1], one.dones[-1], one.success) == (1, 1, True)
+    assert not one.rewards[:-1].any()
 
 
 def test_arrays_have_the_promised_types(folder):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from acceerl.launch.cli import main
 from tests.e2e.running import SMALL, acceerl, events, kill, process, start, status, updates, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 
 def test_a_training_outlives_a_killed_rollout_and_a_killed_learner(tmp_path: Path) -> None:
@@ -29,22 +30,16 @@ def test_a_training_outlives_a_killed_rollout_and_a_killed_learner(tmp_path: Pat
     assert status(run)["state"] == "stopped" and status(run)["attempt"] == 1
     assert len(events(run, "learner", "first_update")) == 1, "the learner began again instead of resuming"
     assert not list(run.rglob("*.partial"))
+    resumes_where_it_was(run, tmp_path)
 
 
-def test_a_stopped_training_resumes_where_it_was(tmp_path: Path) -> None:
-    job = start("train", "name=a", "evaluator.before=false", *SMALL, cwd=tmp_path)
-    run = tmp_path / "runs/a"
-    wait_for("two updates", lambda: updates(run) >= 2)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(90) == 75
-    stopped = status(run)
-    assert stopped["state"] == "stopped"
+def resumes_where_it_was(run: Path, folder: Path) -> None:
     saved = events(run, "learner", "checkpoint")[-1]["updates"]
-    assert saved == stopped["counters"]["updates"] >= 2
-    done = acceerl("train", "resume=runs/a", f"learner.max_updates={saved + 3}", cwd=tmp_path)
+    assert saved == status(run)["counters"]["updates"]
+    done = acceerl("train", "resume=runs/a", f"learner.max_updates={saved + 3}", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert status(run)["counters"]["updates"] == saved + 3 and status(run)["attempt"] == 2
-    assert "update " + str(saved) in (run / "logs/attempt_2/learner.0.log").read_text()
+    assert f"update {saved}" in (run / "logs/attempt_2/learner.0.log").read_text()
     assert len(events(run, "learner", "first_update")) == 1
 
 
@@ -109,8 +104,10 @@ def test_serial_and_distributed_runs_start_from_the_same_first_update(tmp_path: 
         (["resume=runs/none"], "runs/none"),
     ],
 )
-def test_bad_input_is_one_line_and_no_run(overrides: list[str], says: str, tmp_path: Path) -> None:
-    done = acceerl("train", "name=a", "start=", *overrides, cwd=tmp_path, timeout=60)
-    assert done.returncode == 2
-    [line] = [text for text in done.stderr.splitlines() if text.strip()]
+def test_bad_input_is_one_line_and_no_run(
+    overrides: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "name=a", "start=", *overrides]) == 2
+    [line] = [text for text in capsys.readouterr().err.splitlines() if text.strip()]
     assert line.startswith("acceerl: error: ") and says in line

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class Launched:
         if self.process.poll() is not None:
             return
         if "pid " in self.text:  # while mpiexec lives, so does the id of its child
-            os.kill(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # the first of a world's ranks may have ended before the others
+                os.kill(self.pid, signal.SIGKILL)
         self.process.terminate()
         try:
             self.process.wait(3)
@@ -80,19 +82,28 @@ class Launcher:
         self.run_dir, self.launched = run_dir, []
 
     def __call__(self, play: str, role: str, index: int, links: list[str], **options: object) -> Launched:
-        log = self.run_dir / f"{role}.{index}.{len(self.launched)}.log"
         arguments = json.dumps(
             {"play": play, "role": role, "index": index, "links": links, "run": str(self.run_dir), **options}
         )
         command = [MPIEXEC, "-bootstrap", "fork", "-n", "1", sys.executable, "-u", "-m", "tests.mpi.plays", arguments]
+        return self._start(f"{role}[{index}]", command)
+
+    def _start(self, name: str, command: list[str]) -> Launched:
+        log = self.run_dir / f"{name}.{len(self.launched)}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with log.open("w") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, env=environment,
                 start_new_session=True,
             )  # fmt: skip
-        self.launched.append(Launched(f"{role}[{index}]", process, log))
+        self.launched.append(Launched(name, process, log))
         return self.launched[-1]
+
+    def world(self, plays: list[dict[str, object]], size: int = 0) -> Launched:
+        """All plays as the ranks of one MPI_COMM_WORLD, which expect `size` of them."""
+        everyone = [{"run": str(self.run_dir), "world": size or len(plays), **play} for play in plays]
+        command = [MPIEXEC, "-bootstrap", "fork", "-n", str(len(plays)), sys.executable, "-u", "-m", "tests.mpi.plays"]
+        return self._start("world", [*command, json.dumps(everyone)])
 
     def end(self) -> None:
         for launched in self.launched:

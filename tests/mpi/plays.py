@@ -16,6 +16,7 @@ from acceerl.channels.pumping import Idle
 from acceerl.channels.weights_reader import MpiReader
 from acceerl.runtime.registry import RegistryClient
 from acceerl.runtime.stop import Watchdog
+from acceerl.runtime.world import rank
 from acceerl.types import Act
 from tests.contract.link_scenarios import SCENARIOS, observed
 
@@ -133,6 +134,20 @@ def die_at_connect(endpoint: Endpoint, options: dict) -> None:
         time.sleep(0.001)
 
 
+def lose_the_server(endpoint: Endpoint, options: dict) -> None:
+    """A client that takes a living server of its world for silent."""
+    requests = endpoint.requests()
+    while endpoint.connection("inference", 0) is None:
+        requests.poll()
+    try:
+        endpoint.hang_up("inference", 0, "silent")
+        requests.wait(1.0)
+    except RuntimeError as error:
+        print("raised", error)
+    endpoint.registry.tell("stop", "inference", 0)
+    os._exit(1)  # the launcher ends the rest
+
+
 def die_before_accept(endpoint: Endpoint, options: dict) -> None:
     """A server that says `come` and is killed when the client stands at the door."""
     endpoint.serving()
@@ -145,6 +160,8 @@ def die_before_accept(endpoint: Endpoint, options: dict) -> None:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
+    if isinstance(options, list):  # the ranks of a world
+        options = options[rank()]
     print("pid", os.getpid())
     registry = RegistryClient(options["run"], options["role"], options["index"], timeout_s=10)
     watchdog = Watchdog(options.get("watchdog_s", 15), f"{registry} MPI").start()
@@ -155,8 +172,11 @@ def main() -> None:
         beat=watchdog.beat,
         silence_s=options.get("silence_s", 60),
         near=options.get("near", True),
+        world=options.get("world", 0),
     )
     globals()[options["play"]](endpoint, options)
+    while options.get("world"):  # the first rank to leave would end the others: the test ends all
+        time.sleep(0.1)
     endpoint.finish(0)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,14 @@ def test_a_server_that_talks_to_the_dead_gives_them_up(rows, launch):  # noqa: F
     else:
         server.saw("lost rollout[0]")
     asker.must_end_well(25)
+
+
+def test_a_killed_process_leaves_no_shared_memory(launch, server):  # noqa: F811
+    server.saw("serving")
+    mapped = [line.split() for line in Path(f"/proc/{server.pid}/maps").read_text().splitlines() if "mpich_shm" in line]
+    server.kill()
+    assert mapped, "MPICH does not share memory that way any more: load_mpi need not forget its files"
+    assert not any(Path(words[5]).exists() for words in mapped)
 
 
 def test_connections_that_come_and_go_leave_nothing_in_mpi(launch, server):  # noqa: F811

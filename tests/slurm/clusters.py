@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "devcluster"
@@ -59,10 +61,19 @@ class Cluster:
 
     def processes(self, node: str) -> list[str]:
         """Command lines of all that runs on a node, except its slurmd."""
+        return list(self._running(node).values())
+
+    def sweep(self) -> None:
+        """Kills what still runs: Slurm forgets steps of a node that was written off and came back (seen with 22.05)."""
+        for node in self.node_states():
+            for pid in self._running(node):
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+    def _running(self, node: str) -> dict[str, str]:
         own = (self.folder / "ns" / f"{node}.uts").stat().st_ino
-        pids = [entry for entry in os.listdir("/proc") if entry.isdigit()]
-        lines = [command_line(pid) for pid in pids if namespace(pid) == own]
-        return [line for line in lines if line and not line.startswith("slurmd ")]
+        lines = {pid: command_line(pid) for pid in os.listdir("/proc") if pid.isdigit() and namespace(pid) == own}
+        return {pid: line for pid, line in lines.items() if line and not line.startswith("slurmd ")}
 
 
 def namespace(pid: str) -> int:

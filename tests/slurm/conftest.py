@@ -25,6 +25,7 @@ def session_cluster() -> Iterator[Cluster]:
 def cluster(session_cluster: Cluster) -> Iterator[Cluster]:
     """Two CPU and two GPU nodes, nothing running on them."""
     session_cluster.wait_for_idle()
+    session_cluster.sweep()
     yield session_cluster
     session_cluster.ask("scancel", "--user=root")
 

@@ -25,19 +25,22 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(120 + 90 
 
 
 def test_cycles_of_usr2_and_requeue_lose_nothing(training: Training, tmp_path: Path, record_property: Any) -> None:
-    job, before = training.submit("learner.keep=50", "replay.capacity=5000"), checkpointless()
+    job, before, done = training.submit("learner.keep=50", "replay.capacity=5000"), checkpointless(), 0
     for cycle in range(1, CYCLES + 1):
         record_property(f"seconds to training, attempt {cycle}", training.trains(attempt=cycle, more=5))
+        if cycle > 1:
+            log = (training.run / f"logs/attempt_{cycle}/learner.0.log").read_text()
+            assert f"at update {done}" in log and updates(training.run) > done
         done = interrupted(training, job)
         state = newest(training)
-        assert state["counters"]["updates"] == done, "an update was lost on USR2"
+        assert state["counters"]["updates"] == done == training.saved()[-1], "an update was lost on USR2"
         goes_on(before, state)
         before = state
     kept = shutil.copytree(checkpoint.latest(training.run / "checkpoints"), tmp_path / "kept")  # type: ignore[type-var]
     nothing_left_to_train(training.run / "config.yaml", done)
     training.cluster.wait_for_state(job, "COMPLETED", 120)
     assert training.status["attempt"] == CYCLES + 1
-    assert training.cluster.job(job)["Restarts"] == str(CYCLES)
+    assert training.cluster.job(job)["Restarts"] == str(CYCLES) and training.job == job
     loaded, saved = newest(training), checkpoint.load(kept)
     assert_same(loaded["trainer"], saved["trainer"], "trainer")
     assert loaded["counters"]["updates"] == updates(training.run) == done

@@ -74,9 +74,9 @@ def test_scancel_leaves_no_process_on_any_node(cluster: Cluster, tmp_path: Path)
 def test_preemption_sends_the_batch_script_its_signal(cluster: Cluster, tmp_path: Path, wanted: str) -> None:
     script = re.sub("--partition=[cg]pu", "--partition=preempt", HET) + "#SBATCH --constraint=cpu\n"
     script = script.replace("--ntasks=1", "--ntasks=1 --constraint=gpu --nodelist=gpu1")
-    notice = "trap 'date +%s > signalled; exit 0' USR2\nwhile true; do sleep 0.1; done\n"
-    job = cluster.submit(tmp_path, script + notice)
-    cluster.wait_for_state(job, "RUNNING", 60)
+    notice = "trap 'date +%s > signalled; exit 0' USR2\ntouch trapped\nwhile true; do sleep 0.1; done\n"
+    cluster.submit(tmp_path, script + notice)
+    wait((tmp_path / "trapped").exists, 60, lambda: "the batch script: before its trap the signal just ends it")
     node = {"gpu": "gpu1", "cpu": "cpu1"}[wanted]
     cluster.ask("srun", f"--partition={wanted}", f"--nodelist={node}", "--exclusive", "true")
     assert (tmp_path / "signalled").exists()

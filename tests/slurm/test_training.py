@@ -55,34 +55,6 @@ def test_scancel_writes_a_checkpoint_and_leaves_nothing(training, record_propert
     assert again.returncode == 0, again.stderr
 
 
-def test_ps_watch_and_stop_work_over_a_cluster(training):
-    job = training.submit()
-    training.trains()
-    seen = training.acceerl("watch", str(training.run), "once=true")
-    assert seen.returncode == 0, seen.stderr
-    assert "running" in seen.stdout and "cpu1" in seen.stdout and "rollout[1]" in seen.stdout
-    assert "running" in training.acceerl("ps").stdout
-    stopped = training.acceerl("stop", str(training.run))
-    assert stopped.returncode == 0, stopped.stderr
-    assert "stopped; last checkpoint: ckpt-" in stopped.stdout
-    training.cluster.wait_for_state(job, "FAILED", 30)  # exit code 75: asked to stop, and not requeued
-    assert training.cluster.job(job)["Restarts"] == "0" and training.status["state"] == "stopped"
-
-
-def test_usr2_requeues_and_the_next_attempt_goes_on(training, record_property):
-    job = training.submit()
-    training.trains()
-    training.cluster.ask("scancel", "--batch", "--signal=USR2", str(job))
-    wait(lambda: training.status["state"] == "queued", 30, training.said)
-    done = training.status["counters"]["updates"]
-    record_property("USR2 to training again", training.trains(attempt=2))
-    log = (training.run / "logs/attempt_2/learner.0.log").read_text()
-    assert f"at update {done}" in log, "an update was lost"
-    assert done in training.saved() and updates(training.run) > done
-    assert training.cluster.job(job)["Restarts"] == "1"
-    assert training.job == job
-
-
 def test_killed_processes_and_steps_come_back_in_the_same_allocation(training, record_property):
     job = training.submit("rollout.processes=4")
     training.trains()
@@ -100,7 +72,7 @@ def test_killed_processes_and_steps_come_back_in_the_same_allocation(training, r
     assert training.cluster.job(job)["Restarts"] == "0"
 
 
-def test_scancel_of_one_rollout_step_costs_that_step_only(training):
+def test_scancel_of_one_rollout_step_costs_that_step_only_and_an_operator_stops_the_rest(training):
     job = training.submit("rollout.processes=4")
     training.trains()
     lines = training.cluster.ask("squeue", "--steps", "--noheader", "--format=%i %j %N").splitlines()
@@ -112,6 +84,20 @@ def test_scancel_of_one_rollout_step_costs_that_step_only(training):
     assert [process(training.run, "rollout", i)["state"] for i in range(4)] == ["running"] * 2 + ["ended"] * 2
     assert "rollout[2] was asked to leave" in training.said()
     assert ("rollout", "cpu2") not in training.steps(), "nobody wants it back"
+    stopped_by_its_operator(training, job)
+
+
+def stopped_by_its_operator(training: Training, job: int) -> None:
+    """`ps`, `watch` and `stop` over a cluster."""
+    seen = training.acceerl("watch", str(training.run), "once=true")
+    assert seen.returncode == 0, seen.stderr
+    assert "running" in seen.stdout and "cpu1" in seen.stdout and "rollout[1]" in seen.stdout
+    assert "running" in training.acceerl("ps").stdout
+    stopped = training.acceerl("stop", str(training.run))
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped; last checkpoint: ckpt-" in stopped.stdout
+    training.cluster.wait_for_state(job, "FAILED", 30)  # exit code 75: asked to stop, and not requeued
+    assert training.cluster.job(job)["Restarts"] == "0" and training.status["state"] == "stopped"
 
 
 def is_keeper(pid: str, command: str, training: Training) -> bool:

@@ -58,7 +58,7 @@ def test_a_plugin_takes_new_arguments():
         ("learner.lrr=1", "unknown configuration key learner.lrr: did you mean learner.lr?"),
         ("lerner.lr=1", "unknown configuration key lerner.lr: did you mean learner?"),
         ("+foo=1", "unknown configuration key foo: choose from algo, channels"),
-        ("env=foo", "env=foo is not known: choose from gymnasium, latency, libero, skeleton, tabletop"),
+        ("env=foo", "env=foo is not known: choose from gymnasium, latency, libero, libero_openvla, skeleton, tabletop"),
         ("experiment=foo", "experiment=foo is not known: choose from "),
         ("env.foo=1", "unknown configuration key env.foo (to pass a new argument to the plug-in: +env.foo=...)"),
         ("schedule=never", "schedule=never is not known: choose from async, sync, sync_update"),
@@ -67,6 +67,10 @@ def test_a_plugin_takes_new_arguments():
         ("learner.lr=0", "learner.lr must be above 0"),
         ("learner.ranks=0", "learner.ranks must be at least 1, got 0"),
         ("learner=3", "learner must be a group of keys"),
+        ("site.partition=gpu", "site.partition: did you mean site.cpu.partition or site.gpu.partition?"),
+        ("site.gpu.flags=[--exclude=gpu2]", """quotes: 'site.gpu.flags=["--exclude=gpu2"]'"""),
+        ("site=mine", "or name the folder that holds site/mine.yaml: 'hydra.searchpath=[file://FOLDER]'"),
+        ("hydra.searchpath=[file:///no/where]", "hydra.searchpath: /no/where is no folder"),
         ("learner.lr", "Error parsing override 'learner.lr'"),
         ("start=${nope}", "Interpolation key 'nope' not found"),
         ("schedule=async,sync", "--multirun"),
@@ -110,6 +114,28 @@ def test_a_resumed_run_takes_numbers_but_stays_itself():
         override(config, ["learner.lrr=5"])
     with pytest.raises(ValueError, match="plain KEY=VALUE"):
         override(config, ["learner.lr=1,2"])
+    with pytest.raises(ValueError, match="texts with signs need quotes"):
+        override(config, ["site.cpu.flags=[--exclude=cpu2]"])
+
+
+def test_a_resumed_run_may_be_given_again_what_it_was_made_with(tmp_path):
+    """The alias of slurm/README.md begins a run and continues it; what it was begun with beside that stays."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mine.yaml").write_text("# @package _global_\nsite:\n  account: robots\n")
+    alias = [f"hydra.searchpath=[file://{tmp_path}]", "site=mine", "experiment=tabletop_spatial", "launch=slurm"]
+    made = compose("train", [*alias, "placement=cluster", "rollout.processes=32"])
+    assert made.choices["site"] == "mine"
+    read_back = from_dict(yaml.safe_load(yaml.safe_dump(to_dict(made))))
+    assert override(read_back, [*alias, "runs=runs", "env.image_size=64"]) == made
+    for text in ("site=default", "experiment=tabletop_first", "placement=one_node", "choices={}"):
+        with pytest.raises(ValueError, match=r"a resumed run keeps its .*leave it out \(acceerl train resume=RUN"):
+            override(read_back, [*alias, text])
+
+
+def test_a_sweep_notes_its_choices_too(tmp_path):
+    seen = []
+    assert multirun(["algo=gipo,ppo", f"runs={tmp_path}"], lambda c: seen.append(c.choices["algo"]) or 0) == 0
+    assert seen == ["gipo", "ppo"]
 
 
 def test_a_sweep_visits_every_combination_under_names_of_their_own(tmp_path):
@@ -130,8 +156,15 @@ def test_a_mistake_in_a_sweep_is_one_line_too(tmp_path):
         multirun(["learner.lrr=1,2", f"runs={tmp_path}"], lambda c: 0)
 
 
-def test_the_whole_schema_needs_no_hydra():
-    source = importlib.import_module("acceerl.config").__file__
+def test_a_sweep_whose_runs_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"runs=.*file: no run can be written there \(it is a file\)"):
+        multirun(["seed=1,2", f"runs={tmp_path}/file"], lambda c: 0)
+
+
+@pytest.mark.parametrize("module", ["config", "config_reading", "config_checks"])
+def test_the_whole_schema_needs_no_hydra(module):
+    source = importlib.import_module(f"acceerl.{module}").__file__
     assert source is not None
     with open(source) as file:
         assert "import hydra" not in file.read()
@@ -158,4 +191,5 @@ def test_the_array_of_jobs_takes_the_sites_names():
     launcher = whole.hydra.launcher
     assert (launcher.partition, launcher.account, launcher.qos) == ("cpu", "robots", None)
     assert launcher.setup[0] == "module purge"
+    assert launcher._target_ == "hydra_plugins.acceerl_slurm.launcher.ArrayLauncher"
     assert "hydra" not in groups()

@@ -1,25 +1,25 @@
-"""LiberoEnv: the four LIBERO evaluation suites behind the Env protocol. Start here to use LIBERO."""
+"""LiberoEnv: LIBERO's suites behind the Env protocol. Start here to use LIBERO; then read `scene.py`."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
-from acceerl.envs.libero.install import import_any, load
+from acceerl.envs.libero.install import load
+from acceerl.envs.libero.painter import RENDERS
 from acceerl.envs.libero.scene import NO_OP, Scene
+from acceerl.envs.libero.suites import EVAL_STATES, STEP_LIMITS, TRAIN_STATES, Suite
 from acceerl.types import EnvSpec, Observation, StepResult
 
-STEP_LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # ours -> LIBERO's; LIBERO's own are taken too
 _LIBERO_CAMERAS = ("agentview", "robot0_eye_in_hand", "frontview", "birdview", "sideview", "galleryview")
-EVAL_STATES = range(50)
-TRAIN_STATES = range(50, 100_000)
+ORIENTATIONS = ("upright", "rotated")
 SETTLING_STEPS = 10
 _HEADER = 4  # task, initial state, steps, success
+_NOTHING = np.zeros((0, 7))
 
 
 class LiberoEnv:
@@ -32,13 +32,17 @@ class LiberoEnv:
 
     Actions are robosuite's: dx dy dz droll dpitch dyaw of the end effector, then the gripper (+1 closes, -1
     opens). Proprioception is position (3, m), axis-angle (3, rad) and finger positions (2, m).
-    Images are right side up and not mirrored: LIBERO's rows reversed. (Policies of the OpenVLA family were
-    trained on LIBERO's images turned by 180 degrees, which are ours mirrored left to right.)
+    States, rewards and success are those of LIBERO's own OffScreenRenderEnv bit by bit, and so are, with
+    `render=exact`, the pixels.
 
-    suite: libero_spatial, libero_object, libero_goal or libero_10. image_size: pixels, one number or H, W.
-    cameras: of agentview and wrist, or LIBERO's own names. assets: folder of LIBERO's meshes, by default
-    $ACCEERL_LIBERO_ASSETS. scenes: how many tasks' simulators stay built (seconds each); the least recently used
-    goes. step_limit: control steps per episode, by default the published 220, 280, 300 or 520.
+    suite: libero_spatial, libero_object, libero_goal, libero_10 or libero_90. image_size: pixels, one number or H, W.
+    cameras: of agentview and wrist, or LIBERO's own names. render: `exact`, or `fast`, without multisampling and
+    reflections: other pixels, for training that does not start from a policy of exact ones.
+    orientation: `upright`, LIBERO's rows reversed; `rotated`, LIBERO's images turned by 180 degrees, as policies of
+    the OpenVLA family are trained: upright and mirrored left to right.
+    assets: folder of LIBERO's meshes, by default $ACCEERL_LIBERO_ASSETS. scenes: how many tasks' simulators stay
+    built (seconds each); the least recently used goes.
+    step_limit: control steps per episode, by default the published 220, 280, 300, 520 or 400.
 
     Raises ValueError for an unknown suite or camera or missing assets, RuntimeError for missing packages or GL.
     """
@@ -51,12 +55,16 @@ class LiberoEnv:
         assets: str = "",
         scenes: int = 2,
         step_limit: int | None = None,
+        render: str = "exact",
+        orientation: str = "upright",
     ) -> None:
         _check(suite, cameras, scenes)
-        self._suite, self._assets, self._capacity = suite, assets, scenes
-        self._files = _task_files(suite, Path(load(assets).__file__ or "").parent)
+        _choose("render", render, RENDERS)
+        _choose("orientation", orientation, ORIENTATIONS)
+        self._assets, self._capacity, self._render, self._mirrored = assets, scenes, render, orientation == "rotated"
+        self.suite = Suite(suite, load(assets))
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self._spec = _spec(suite, tuple(cameras), (height, width), step_limit or STEP_LIMITS[suite])
+        self._spec = _spec(self.suite, tuple(cameras), (height, width), step_limit or STEP_LIMITS[suite])
         self._scenes: OrderedDict[int, Scene] = OrderedDict()
         self._header = np.zeros(_HEADER)
         self._scene: Scene | None = None
@@ -65,17 +73,22 @@ class LiberoEnv:
     def spec(self) -> EnvSpec:
         return self._spec
 
+    @staticmethod
+    def longest_episode(suite: str = "libero_spatial", step_limit: int | None = None, **_: object) -> int:
+        """Control steps, by the settings alone: who plans memory has no simulator."""
+        return step_limit or STEP_LIMITS.get(suite, max(STEP_LIMITS.values()))
+
     def reset(self, task: int, init_state: int, seed: int) -> None:
         """Starts an episode, see the class for what the indices mean; `seed` is unused.
 
         Raises ValueError when `task` or `init_state` is outside the spec.
         """
         if not 0 <= task < self._spec.n_tasks:
-            raise ValueError(f"{self._suite} has tasks 0 to {self._spec.n_tasks - 1}, got {task}")
+            raise ValueError(f"{self.suite.name} has tasks 0 to {self._spec.n_tasks - 1}, got {task}")
         if init_state not in EVAL_STATES and init_state not in TRAIN_STATES:
             raise ValueError(f"LIBERO's initial states are 0 to {TRAIN_STATES.stop - 1}, got {init_state}")
         scene = self._enter(task)
-        fixed = _init_states(self._files[task][1])[init_state] if init_state in EVAL_STATES else None
+        fixed = self.suite.initial_states(task)[init_state] if init_state in EVAL_STATES else None
         scene.reset((task, init_state), fixed)
         for _ in range(SETTLING_STEPS):
             succeeded = scene.step(NO_OP)
@@ -87,7 +100,7 @@ class LiberoEnv:
             while len(self._scenes) >= self._capacity:
                 self._scenes.popitem(last=False)[1].close()
             load(self._assets)  # the place of the assets is a global of LIBERO's: another env may have set its own
-            self._scenes[task] = Scene(self._files[task][0], rendering=bool(self._spec.cameras))
+            self._scenes[task] = Scene(self.suite.bddl(task), self._spec.image_size, self._render)
         self._scenes.move_to_end(task)
         self._scene = self._scenes[task]
         return self._scene
@@ -108,15 +121,25 @@ class LiberoEnv:
         limit = self._spec.step_limits[int(self._header[0])]
         return StepResult(float(succeeded), succeeded, not succeeded and self._header[2] >= limit)
 
+    def step_chunk(self, actions: np.ndarray) -> list[StepResult]:
+        """Executes the rows of `actions`, [C, 7], until the episode ends; one result for each executed row."""
+        results: list[StepResult] = []
+        for action in actions:
+            results.append(self.step(action))
+            if results[-1].terminated or results[-1].truncated:
+                break
+        return results
+
     def observe(self) -> Observation:
         """Renders every camera (tens of ms each on a CPU) and reads proprioception; physics is left as it is.
 
-        Both are of the state after the last step; stock robosuite's lag by 2 ms (one simulator step).
+        Both are what stock robosuite's last step returns, one or two of its 25 simulator steps before its end.
         """
-        scene = self.scene
-        scene.update_kinematics()
-        size = self._spec.image_size
-        images = {name: scene.render(CAMERAS.get(name, name), size) for name in self._spec.cameras}
+        scene, names = self.scene, self._spec.cameras
+        pictures = scene.look([CAMERAS.get(name, name) for name in names]) if names else []
+        if self._mirrored:
+            pictures = [np.ascontiguousarray(picture[:, ::-1]) for picture in pictures]
+        images = dict(zip(names, pictures, strict=True))
         return Observation(images, scene.proprio(), self._spec.instructions[int(self._header[0])])
 
     @property
@@ -124,7 +147,7 @@ class LiberoEnv:
         return bool(self._header[3])
 
     def state(self) -> np.ndarray:
-        """float64 [n]: task, initial state, steps, success, then the simulator with controller and gripper."""
+        """float64 [n]: task, initial state, steps, success, then the simulator with its controller (scene.py)."""
         return np.concatenate((self._header, self.scene.state()))
 
     def set_state(self, state: np.ndarray) -> None:
@@ -134,9 +157,28 @@ class LiberoEnv:
         """
         state = np.asarray(state, np.float64)
         if state.ndim != 1 or len(state) <= _HEADER or state[0] not in range(self._spec.n_tasks):
-            raise ValueError(f"not a state of {self._suite}: shape {state.shape}")
+            raise ValueError(f"not a state of {self.suite.name}: shape {state.shape}")
         self._enter(int(state[0])).set_state(state[_HEADER:])
         self._header[:] = state[:_HEADER]
+
+    def set_simulator_state(
+        self,
+        task: int,
+        state: np.ndarray,
+        fixtures: Mapping[str, Sequence[float]] = MappingProxyType({}),
+        taken: np.ndarray = _NOTHING,
+    ) -> None:
+        """Goes into a state as LIBERO's published files hold them, float64 [1 + nq + nv], to be looked at.
+
+        fixtures: body -> position and quaternion of what such states leave out; without them it stands where the
+        task's first reset puts it. taken: the actions before, [N, 7], from which the gripper's command follows. The
+        rest of the controller begins here, so that a step from here is near the one that was made, but not equal.
+        Raises ValueError for a task or a state of another suite.
+        """
+        if not 0 <= task < self._spec.n_tasks:
+            raise ValueError(f"{self.suite.name} has tasks 0 to {self._spec.n_tasks - 1}, got {task}")
+        self._enter(task).show((task, 0), state, fixtures, taken)
+        self._header[:] = task, 0, 0, 0
 
     def close(self) -> None:
         """Frees all simulators and GL contexts; the env may be reset again afterwards."""
@@ -155,27 +197,11 @@ def _check(suite: str, cameras: Sequence[str], scenes: int) -> None:
         raise ValueError(f"LIBERO must keep at least one of its scenes, got scenes={scenes}")
 
 
-@lru_cache
-def _tasks(suite: str) -> tuple[tuple[str, str], ...]:
-    """(file stem, instruction) of every task, in LIBERO's default order."""
-    task_map = import_any("libero.libero.benchmark").task_maps[suite]
-    return tuple((task.name, task.language) for task in task_map.values())
+def _choose(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"LIBERO has no {key}={value}: choose from {', '.join(choices)}")
 
 
-def _task_files(suite: str, package: Path) -> list[tuple[str, str]]:
-    """(BDDL file, initial states file) of every task."""
-    bddl, states = package / "bddl_files" / suite, package / "init_files" / suite
-    return [(str(bddl / f"{stem}.bddl"), str(states / f"{stem}.pruned_init")) for stem, _ in _tasks(suite)]
-
-
-def _spec(suite: str, cameras: tuple[str, ...], image_size: tuple[int, int], step_limit: int) -> EnvSpec:
-    instructions = tuple(language for _, language in _tasks(suite))
-    limits = (step_limit,) * len(instructions)
-    return EnvSpec(cameras, image_size, 8, 7, instructions, limits, TRAIN_STATES, EVAL_STATES)
-
-
-@lru_cache(maxsize=64)
-def _init_states(file: str) -> np.ndarray:
-    """float64 [50, 1 + nq + nv]: LIBERO's fixed initial states of one task."""
-    # LIBERO pickles numpy arrays with torch, which refuses those by default since 2.6; the files are the package's
-    return np.asarray(import_any("torch").load(file, weights_only=False), np.float64)
+def _spec(suite: Suite, cameras: tuple[str, ...], image_size: tuple[int, int], step_limit: int) -> EnvSpec:
+    limits = (step_limit,) * len(suite.instructions)
+    return EnvSpec(cameras, image_size, 8, 7, suite.instructions, limits, TRAIN_STATES, EVAL_STATES)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from acceerl.envs.egl import DEVICE_VARIABLE
 from acceerl.envs.gl import choose_gl
 
 ASSETS_VARIABLE = "ACCEERL_LIBERO_ASSETS"
@@ -37,11 +38,22 @@ def load(assets: str = "") -> types.ModuleType:
     choose_gl()
     _quiet_robosuite()
     _write_config(package, folder)
-    with explained():
+    with explained(), _own_egl_device():
         root = importlib.import_module("libero.libero")
         importlib.import_module("libero.libero.envs")
     root._assets_path_cache = str(folder)  # type: ignore[attr-defined]  # the documented lookup downloads instead
     return root
+
+
+@contextmanager
+def _own_egl_device() -> Iterator[None]:
+    """Hides the choice of an EGL device from robosuite, which at its import takes it for a number of CUDA's."""
+    chosen = os.environ.pop(DEVICE_VARIABLE, None)
+    try:
+        yield
+    finally:
+        if chosen is not None:
+            os.environ[DEVICE_VARIABLE] = chosen
 
 
 def missing(assets: str = "") -> str:

@@ -1,58 +1,63 @@
-"""One LIBERO task's simulator: reset, step, render and full state, around robosuite's environment.
+"""One LIBERO task's simulator: reset, step, look and full state. Read `env.py` first.
 
-robosuite's own `step` updates 31 observables 25 times and renders every camera; here a step is physics only
-(bitwise the same states) and cameras are rendered when asked for. A reset is a soft one: it keeps the model,
-and equals robosuite's hard reset bitwise because the gripper's memory is cleared as well.
+LIBERO's definition of the task is kept (its scene, placements, controller and goal predicates), and so is every bit
+of the states and every pixel of the pictures. What differs is what is computed: physics once per simulator step
+where robosuite computes it three times, no observables, pictures only when somebody looks, and no new scene at a
+reset (placement.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from acceerl.envs.libero.arm import Arm
 from acceerl.envs.libero.install import explained, import_any
+from acceerl.envs.libero.painter import Painter
+from acceerl.envs.libero.placement import Placement, placement_rng
+from acceerl.envs.libero.shutter import Shutter
 
 CONTROL_HZ = 20
 NO_OP = np.array([0, 0, 0, 0, 0, 0, -1.0])  # arm still, gripper opening: LIBERO's own waiting action
-_PLACEMENT_TRIES = 20
-
-
-@contextmanager
-def placement_rng(*entropy: int) -> Iterator[None]:
-    """Seeds numpy's global generator, which robosuite's placement samplers use, and restores it afterwards."""
-    before = np.random.get_state()
-    np.random.seed(np.random.SeedSequence(entropy).generate_state(1))
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 class Scene:
     """The simulator of one task.
 
-    bddl: the task's BDDL file. rendering: whether to make a GL context.
+    bddl: the task's BDDL file. size: H, W of pictures. render: `exact` or `fast` (painter.py). A GL context is made
+    when somebody looks for the first time.
     Raises ValueError when a mesh or texture is missing, RuntimeError when GL does not start.
     """
 
-    def __init__(self, bddl: str, rendering: bool) -> None:
-        self._mujoco = import_any("mujoco")
+    def __init__(self, bddl: str, size: tuple[int, int] = (128, 128), render: str = "exact") -> None:
+        self._mujoco, self._size, self._render = import_any("mujoco"), size, render
         with explained(), _explained_assets(bddl), placement_rng(0):
-            self._env: Any = _make(bddl, rendering)
-        # nobody reads robosuite's observables: dropping them halves a step and leaves the physics as it is
-        self._env._observables = {}
+            self._env: Any = _make(bddl)
+        self._robot, self._placement = self._env.robots[0], Placement(self._env)
+        # force and torque sensors in the wrist, which nobody reads, cost a quarter of the physics
+        self._model.opt.disableflags |= int(self._mujoco.mjtDisableBit.mjDSBL_SENSOR)
+        self._arm = Arm(self._robot, self._model, self._data)
         self._substeps = int(self._env.control_timestep / self._env.model_timestep)
-        self._robot = self._env.robots[0]
-        self._fixtures = [self.sim.model.body_name2id(f.root_body) for f in self._env.fixtures_dict.values()]
-        self._size = self._mujoco.mj_stateSize(self._model, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        self._shutter = Shutter(self._env.model_timestep, 1.0 / CONTROL_HZ)
+        self._fingers = np.array(self._robot._ref_gripper_joint_pos_indexes)
+        self._flames = _flames(self._env)
+        self._seen = self._mujoco.MjData(self._model)  # the poses of the picture that stock would show
+        self._seen_fingers, self._seen_flames = np.zeros(2), np.zeros(len(self._flames))
+        self._painter: Painter | None = None
 
     @property
     def sim(self) -> Any:
         """robosuite's MjSim: `model` and `data` by MuJoCo's names."""
         return self._env.sim
+
+    @property
+    def domain(self) -> Any:
+        """LIBERO's own environment, with the task's goal, objects, fixtures and predicates: for privileged reads."""
+        return self._env
 
     @property
     def _model(self) -> Any:
@@ -66,100 +71,132 @@ class Scene:
         """Places everything anew with the generator seeded by `entropy`; `initial`, a flattened simulator state
         (float64 [1 + nq + nv]), then overrides all but the fixtures' poses, as in LIBERO's evaluation."""
         with placement_rng(*entropy):
-            self._place()
+            self._placement.draw()
         if initial is not None:
             self.sim.set_state_from_flattened(initial)
-        self._refresh()
-
-    def _place(self) -> None:
-        """A soft reset. LIBERO's wrapper would retry for ever and swallow every other exception."""
-        crowded = import_any("robosuite.utils.errors").RandomizationError
-        for _ in range(_PLACEMENT_TRIES):
-            # the first step of an episode would depend on the last one of the episode before
-            self._robot.gripper.current_action = np.zeros(self._robot.gripper.dof)
-            try:
-                self._env.reset()
-                return
-            except crowded as error:
-                failure = error
-        raise RuntimeError(f"no valid placement in {_PLACEMENT_TRIES} tries: {self._env.bddl_file_name}") from failure
-
-    def _refresh(self) -> None:
         self.sim.forward()
-        self._env._post_process()  # the stove's flame and the like are drawn from joint positions
+        self._arm.restart()
+        self._env._post_process()  # the stove's flame is drawn from its knob's position
+        self._shutter.restart(1 if initial is None else 2)
+        self._capture(self._data.qpos)
+        self._seen_fingers = self._data.qpos[self._fingers]
+
+    def show(
+        self, entropy: tuple[int, ...], state: np.ndarray, fixtures: Mapping[str, Sequence[float]], taken: np.ndarray
+    ) -> None:
+        """Puts the simulator into a flattened state, float64 [1 + nq + nv], that others saved without a controller.
+
+        Fixtures stand at `fixtures` (body -> position and quaternion), or else where `entropy` draws them. `taken`,
+        float64 [N, 7], are the actions executed before. Raises ValueError for a vector of another size.
+        """
+        size = 1 + self._model.nq + self._model.nv
+        if np.shape(state) != (size,):
+            raise ValueError(f"a simulator state of this task has {size} entries, got shape {np.shape(state)}")
+        self.reset(entropy, None)
+        self._placement.stand(fixtures)
+        self.sim.set_state_from_flattened(np.asarray(state, np.float64))
+        self.sim.forward()
+        self._arm.take_over(taken, self._substeps)
+        self._env._post_process()
+        self._capture(self._data.qpos)
+        self._seen_fingers = self._data.qpos[self._fingers]
 
     def step(self, action: np.ndarray) -> bool:
         """One control step of 1/20 s, float64 [7]; returns whether the goal holds. No rendering."""
-        env = self._env
+        step1, step2, model, data = self._mujoco.mj_step1, self._mujoco.mj_step2, self._model, self._data
         for substep in range(self._substeps):
-            self.sim.forward()
-            env._pre_action(action, substep == 0)
-            self.sim.step()
+            step1(model, data)
+            if substep == 0:
+                self._arm.command(action)
+            self._arm.actuate()
+            pictured = self._shutter.tick()
+            if pictured:
+                self._capture(data.qpos)
+            step2(model, data)
+            if pictured:
+                self._seen_fingers = data.qpos[self._fingers]
         succeeded = self.succeeded()
-        env._post_process()
+        self._env._post_process()
         return succeeded
+
+    def _capture(self, qpos: np.ndarray) -> None:
+        """Notes what a picture of this instant needs: robosuite's shows the poses from before the integration."""
+        self._seen.qpos[:] = qpos
+        self._seen_flames = self._model.site_rgba[self._flames, 3]
 
     def succeeded(self) -> bool:
         """Whether LIBERO's goal predicates hold for the positions and contacts computed last."""
         return bool(self._env._check_success())
 
-    def update_kinematics(self) -> None:
-        """Computes poses of bodies, cameras and lights from the joint positions, and nothing that physics reads."""
-        for stage in (self._mujoco.mj_kinematics, self._mujoco.mj_comPos, self._mujoco.mj_camlight):
-            stage(self._model, self._data)
+    def look(self, cameras: list[str]) -> list[np.ndarray]:
+        """uint8 [H, W, 3] each, right side up: what stock robosuite's last step or reset returns."""
+        if self._painter is None:
+            self._painter = Painter(self._model, self._size, self._render)
+        self._pose()
+        now = self._model.site_rgba[self._flames, 3]
+        self._model.site_rgba[self._flames, 3] = self._seen_flames
+        pictures = self._painter.paint(self._seen, cameras)
+        self._model.site_rgba[self._flames, 3] = now
+        return pictures
 
-    def render(self, camera: str, size: tuple[int, int]) -> np.ndarray:
-        """uint8 [H, W, 3], right side up, of the poses computed last (see `update_kinematics`)."""
-        # robosuite never makes its context current again: with two scenes alive it would draw into the other's
-        self.sim._render_context_offscreen.gl_ctx.make_current()
-        upside_down = self.sim.render(camera_name=camera, height=size[0], width=size[1])
-        return np.ascontiguousarray(upside_down[::-1])
+    def _pose(self) -> None:
+        """Computes poses of bodies, cameras and lights of the last picture, beside the physics."""
+        for stage in (self._mujoco.mj_kinematics, self._mujoco.mj_comPos, self._mujoco.mj_camlight):
+            stage(self._model, self._seen)
 
     def proprio(self) -> np.ndarray:
-        """float32 [8]: end-effector position (m), its orientation as axis-angle (rad), two finger positions (m)."""
+        """float32 [8]: end-effector position (m), its orientation as axis-angle (rad), two finger positions (m).
+
+        Of the same instant as the pictures, as robosuite's observations are.
+        """
         transform = import_any("robosuite.utils.transform_utils")
-        data, robot = self.sim.data, self._robot
-        orientation = transform.convert_quat(data.get_body_xquat(robot.robot_model.eef_name), to="xyzw")
-        fingers = data.qpos[robot._ref_gripper_joint_pos_indexes]
-        parts = (data.site_xpos[robot.eef_site_id], transform.quat2axisangle(orientation), fingers)
+        self._pose()
+        hand = self.sim.model.body_name2id(self._robot.robot_model.eef_name)
+        orientation = transform.quat2axisangle(transform.convert_quat(self._seen.xquat[hand], to="xyzw"))
+        parts = (self._seen.site_xpos[self._robot.eef_site_id], orientation, self._seen_fingers)
         return np.concatenate(parts).astype(np.float32)
 
     def state(self) -> np.ndarray:
-        """float64 [n]: MuJoCo's integration state, fixture poses, controller goal, gripper command."""
-        flags = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(self._size)
-        self._mujoco.mj_getState(self._model, self._data, physics, flags)
-        model, controller = self._model, self._robot.controller
-        poses = (model.body_pos[self._fixtures].ravel(), model.body_quat[self._fixtures].ravel())
-        gripper = np.broadcast_to(self._robot.gripper.current_action, 2)
-        return np.concatenate((physics, *poses, controller.goal_pos, controller.goal_ori.ravel(), gripper))
+        """float64 [n]: MuJoCo's integration state, fixture poses, controller, and what the last picture shows."""
+        physics = np.empty(self._sizes[0])
+        self._mujoco.mj_getState(self._model, self._data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        fixtures, model = self._placement.fixtures, self._model
+        poses = (model.body_pos[fixtures].ravel(), model.body_quat[fixtures].ravel())
+        robot = (self._arm.goal_ori.ravel(), self._arm.gripper)
+        timer = (self._shutter.elapsed, self._shutter.sampled)
+        return np.concatenate((physics, *poses, *robot, timer, self._seen.qpos, self._seen_fingers, self._seen_flames))
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Of the parts of `state()`, in its order."""
+        n = len(self._placement.fixtures)
+        physics = self._mujoco.mj_stateSize(self._model, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        return physics, 3 * n, 4 * n, 9, 2, 2, self._model.nq, 2, len(self._flames)
 
     def set_state(self, state: np.ndarray) -> None:
         """Restores `state()` exactly. Raises ValueError for a vector of another size."""
-        n = len(self._fixtures)
-        sizes = (self._size, 3 * n, 4 * n, 3, 9, 2)
-        if state.shape != (sum(sizes),):
-            raise ValueError(f"a state of this task has {sum(sizes)} entries, got shape {state.shape}")
-        physics, pos, quat, goal_pos, goal_ori, gripper = np.split(state, np.cumsum(sizes)[:-1])
-        self._model.body_pos[self._fixtures] = pos.reshape(n, 3)
-        self._model.body_quat[self._fixtures] = quat.reshape(n, 4)
+        if state.shape != (sum(self._sizes),):
+            raise ValueError(f"a state of this task has {sum(self._sizes)} entries, got shape {state.shape}")
+        parts = np.split(state, np.cumsum(self._sizes)[:-1])
+        physics, pos, quat, goal_ori, gripper, timer, seen, fingers, flames = parts
+        fixtures = self._placement.fixtures
+        self._model.body_pos[fixtures] = pos.reshape(-1, 3)
+        self._model.body_quat[fixtures] = quat.reshape(-1, 4)
         self._mujoco.mj_setState(self._model, self._data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        self._restore_robot(goal_pos.copy(), goal_ori.reshape(3, 3).copy(), gripper.copy())
+        self.sim.forward()
         self._env._post_process()
-
-    def _restore_robot(self, goal_pos: np.ndarray, goal_ori: np.ndarray, gripper: np.ndarray) -> None:
-        controller = self._robot.controller
-        controller.goal_pos, controller.goal_ori = goal_pos, goal_ori
-        controller.new_update = True  # otherwise it computes with the poses that it read before
-        self._robot.gripper.current_action = gripper
+        self._arm.restore(goal_ori.reshape(3, 3), gripper)
+        self._shutter.elapsed, self._shutter.sampled = float(timer[0]), bool(timer[1])
+        self._seen.qpos[:] = seen
+        self._seen_fingers, self._seen_flames = fingers.copy(), flames.copy()
 
     def close(self) -> None:
         """Frees the model and its GL context. The scene must not be used afterwards."""
-        context = self.sim._render_context_offscreen
-        if context is not None:
-            context.gl_ctx.make_current()  # its objects are freed in whatever context is current
-        del context
+        if self._painter is not None:
+            self._painter.close()
         self._env.close()
+        del self._env, self._robot, self._placement, self._arm, self._seen, self._painter
+        gc.collect()  # robosuite's objects point at each other, and hold a hundred megabytes
 
 
 @contextmanager
@@ -170,19 +207,28 @@ def _explained_assets(bddl: str) -> Iterator[None]:
         raise ValueError(f"LIBERO cannot build {bddl}: {error}; are its assets complete?") from error
 
 
-def _make(bddl: str, rendering: bool) -> Any:
-    """robosuite's environment as LIBERO's wrapper makes it, but without cameras as observables and with soft resets."""
+def _flames(env: Any) -> np.ndarray:
+    """The sites that LIBERO shows and hides as the state of the scene changes."""
+    named = [env.get_object(name).object_properties["vis_site_names"] for name in env.visualization_sites_list]
+    return np.array([env.sim.model.site_name2id(site) for sites in named for site, _ in sites.values()], int)
+
+
+def _make(bddl: str) -> Any:
+    """robosuite's environment as LIBERO's wrapper makes it, but without cameras and observables."""
     suite = import_any("robosuite")
     problem = import_any("libero.libero.envs.bddl_utils").get_problem_info(bddl)["problem_name"]
-    return import_any("libero.libero.envs").TASK_MAPPING[problem](
+    env = import_any("libero.libero.envs").TASK_MAPPING[problem](
         bddl,
         robots=["Panda"],
         controller_configs=suite.load_controller_config(default_controller="OSC_POSE"),
         gripper_types="default",
         initialization_noise=None,
         use_camera_obs=False,
-        has_offscreen_renderer=rendering,
+        has_offscreen_renderer=False,
         control_freq=CONTROL_HZ,
         ignore_done=True,
         hard_reset=False,
     )
+    env._observables = {}
+    env.visualize(vis_settings=dict.fromkeys(env._visualizations, False))  # as each reset of robosuite's does
+    return env

@@ -12,6 +12,7 @@ import weakref
 import mujoco
 import numpy as np
 
+from acceerl.envs.egl import choose_device
 from acceerl.envs.tabletop.world import World
 
 CAMERAS = ("front", "wrist")
@@ -63,6 +64,7 @@ def _open(model: mujoco.MjModel, size: int) -> tuple[mujoco.GLContext, mujoco.Mj
     buffer = model.vis.global_  # no larger than a picture: software GL clears all of it
     buffer.offwidth = buffer.offheight = size
     try:
+        choose_device()
         gl = mujoco.GLContext(size, size)
         gl.make_current()
         context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)

@@ -63,6 +63,11 @@ class TabletopEnv:
         """The episode's task, with its goals."""
         return self.world.suite.tasks[self._task]
 
+    @staticmethod
+    def longest_episode(suite: str = "spatial", step_limit: int | None = None, **_: object) -> int:
+        """Control steps, by the settings alone: who plans memory has no simulator."""
+        return step_limit or (SUITES[suite].step_limit if suite in SUITES else 1)
+
     def reset(self, task: int, init_state: int, seed: int) -> None:
         """Starts an episode; `init_state` decides the scene, for all tasks alike, `seed` the gripper's start.
 

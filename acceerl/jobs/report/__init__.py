@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -16,26 +16,30 @@ from string import Template
 from typing import Any
 
 from acceerl import __version__
-from acceerl.jobs.report import page, sections
-from acceerl.jobs.report.costs import costs
+from acceerl.jobs.report import imagination, page, sections
+from acceerl.jobs.report.costs import costs, guests_h
 from acceerl.jobs.report.records import Records
 from acceerl.runtime.rundir import Run, replace_text
 
 
-def run(run_dir: str | Path) -> Path:
+def run(run_dir: str | Path, versus: Sequence[str | Path] = ()) -> Path:
     """Writes RUN/report.html, of a finished, running or killed run, and returns its path.
+
+    `versus`: runs that it is compared with where success is drawn over real steps.
 
     Parts of which the run has no trace yet say so. Raises FileNotFoundError when `run_dir` is no run.
     """
     run = Run.open(run_dir)
-    replace_text(run.report, render(run))
+    replace_text(run.report, render(run, [Run.open(path) for path in versus]))
     return run.report
 
 
-def render(run: Run) -> str:
-    """The page as text."""
+def render(run: Run, others: Sequence[Run] = ()) -> str:
+    """The page as text; `others` stand beside the run where success is drawn over real steps."""
     records, status, scores = Records.read(run.metrics_folder), run.status(), _scores(run)
     rounds = _rounds(scores, records)
+    mine = imagination.progress(run, records, rounds)
+    dreams = imagination.efficiency_charts([mine, *map(_progress, others)]) + imagination.dream_charts(records)
     before, after = scores.get("before"), scores.get("after") or _latest(scores)
     template = Template(resources.files(__package__).joinpath("page.html").read_text())
     return template.substitute(
@@ -47,13 +51,25 @@ def render(run: Run) -> str:
         tasks=page.task_table(before, after),
         success=page.charts(sections.success_charts(records, rounds)),
         heat=page.heat_map(sections.tasks_over_time(records), _instructions(scores)),
+        dreams=page.charts(dreams),
         learning=page.charts(sections.learning_charts(records)),
         speed=page.charts(sections.speed_charts(records)),
-        time=page.where_time_went(records, _restarts(records, status), costs(run.config(), records.seconds)),
+        time=_time(run, records, status),
         videos=page.videos(sorted(run.videos.glob("*.mp4")), _instructions(scores)),
         config=escape(run.config_file.read_text()),
         footer=escape(_footer(records)),
     )
+
+
+def _progress(run: Run) -> imagination.Progress:
+    records = Records.read(run.metrics_folder)
+    return imagination.progress(run, records, _rounds(_scores(run), records))
+
+
+def _time(run: Run, records: Records, status: dict[str, Any]) -> str:
+    config = run.config()
+    paid, joined = costs(config, records.seconds), guests_h(config, records.lived)
+    return page.where_time_went(records, _restarts(records, status), paid, joined)
 
 
 def _scores(run: Run) -> dict[str, dict[str, Any]]:

@@ -129,13 +129,15 @@ def _heat(rate: float) -> str:
     return f'<td title="{100 * rate:.0f} %"><i style="opacity:{0.06 + 0.94 * rate:.2f}"></i></td>'
 
 
-def where_time_went(records: Records, restarts: Mapping[str, int], cost: Mapping[str, Cost]) -> str:
+def where_time_went(
+    records: Records, restarts: Mapping[str, int], cost: Mapping[str, Cost], guests: float = 0.0
+) -> str:
     """One bar a role: the share of its processes' time spent waiting, for whom, and the rest; and what it cost."""
     rows = [_role_row(records, role, restarts.get(role, 0), cost[role]) for role in sorted(records.seconds, key=_place)]
     head = "<tr><th>role</th><th></th><th>restarts</th><th>memory</th><th>CPU-hours</th><th>GPU-hours</th></tr>"
     legend = (
         '<p class="note">Blue: working. Striped: waiting, for whom. Memory: the largest process. '
-        f"{sentence(cost, records.duration)}</p>"
+        f"{sentence(cost, records.duration, guests)}</p>"
     )
     return f'<div class="scroll"><table class="time">{head}{"".join(rows)}</table></div>{legend}' if rows else ""
 

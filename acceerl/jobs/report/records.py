@@ -41,6 +41,7 @@ class Records:
     counters: dict[str, dict[Process, Curve]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Curve)))
     gauges: dict[tuple[str, str], Curve] = field(default_factory=lambda: defaultdict(Curve))  # (role, name)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # role -> process-seconds
+    lived: dict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))  # the same by process
     waited: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))  # (role, whom) -> seconds
     rss_mb: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # role -> largest process
     events: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
@@ -117,6 +118,7 @@ class Records:
             return
         seconds = float(line.get("seconds", 0.0))
         self.seconds[who[0]] += seconds
+        self.lived[who[:2]] += seconds
         self.rss_mb[who[0]] = max(self.rss_mb[who[0]], line.get("rss_mb") or 0.0)
         for whom, share in line.get("waiting", {}).items():
             self.waited[who[0], whom] += (share or 0.0) * seconds

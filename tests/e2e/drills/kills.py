@@ -95,11 +95,13 @@ def throughput_returns(
     )
 
 
-def each_role(folder: Path, kills: int = 20, minutes: float = 10.0, evaluators: int = 1, seed: int = 0) -> Outcome:
+def each_role(
+    folder: Path, kills: int = 20, minutes: float = 10.0, evaluators: int = 1, seed: int = 0, save: float = 10.0
+) -> Outcome:
     """SIGKILLs the roles in turn at random moments of one run: does it go on, and is everything whole afterwards?"""
     outcome, draw = Outcome("each_role"), random.Random(seed)
     overrides = [NO_CRASH_LOOP, f"evaluator.processes={evaluators}", "evaluator.episodes=20", "evaluator.envs=4"]
-    with Training(folder, "tabletop", *overrides) as training:
+    with Training(folder, "tabletop", *overrides, f"learner.checkpoint_every={save}") as training:
         training.up(3)
         wait_for("a checkpoint", training.saved)
         moments = sorted(draw.uniform(0, 60 * minutes) for _ in range(kills))

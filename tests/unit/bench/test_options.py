@@ -18,12 +18,12 @@ class Options:
 
 
 def test_defaults_hold_where_nothing_is_said():
-    assert parse(Options, "toy", []) == Options(5.0, 6, ("a", "b"), "x")
+    assert parse(Options, "bench toy", []) == Options(5.0, 6, ("a", "b"), "x")
 
 
 def test_words_become_values_of_their_kinds():
     words = ["seconds=2", "clients=3", "regimes=c,a", "suite=y"]
-    assert parse(Options, "toy", words) == Options(2.0, 3, ("c", "a"), "y")
+    assert parse(Options, "bench toy", words) == Options(2.0, 3, ("c", "a"), "y")
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_words_become_values_of_their_kinds():
 )
 def test_a_mistake_names_the_option(word: str, says: str):
     with pytest.raises(ValueError) as error:
-        parse(Options, "toy", [word])
+        parse(Options, "bench toy", [word])
     assert str(error.value) == says
 
 
 def test_an_option_is_given_once():
     with pytest.raises(ValueError, match=r"^seconds is given twice: keep one seconds=$"):
-        parse(Options, "toy", ["seconds=2", "clients=3", "seconds=2"])
+        parse(Options, "bench toy", ["seconds=2", "clients=3", "seconds=2"])
 
 
 def test_help_shows_defaults():

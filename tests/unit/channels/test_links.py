@@ -109,6 +109,58 @@ def test_the_deadline_names_both_ends_and_the_link(monkeypatch):
         requests.wait(1.0)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    made = Clock()
+    monkeypatch.setattr(ends, "time", made)
+    return made
+
+
+def test_a_server_that_says_not_yet_is_waited_for(clock):
+    """Neither silent nor too late, as long as it says so; its word is no answer."""
+    endpoint = FakeEndpoint(silence_s=30.0)
+    requests = ends.MpiRequests(endpoint, (1,))
+    endpoint.open(1)
+    requests.send(REQUEST)
+    word = encode(ends.NOT_YET, LINKS["act"].tag)
+    for _ in range(10):
+        clock.now += 29.0
+        assert requests.poll() == [] and requests.in_flight == 1
+        endpoint.handlers[LINKS["act"].tag](endpoint.connections[1], word)
+    clock.now += 31.0
+    with pytest.raises(PeerLost, match="silent for 30 s"):
+        requests.poll()
+
+
+def test_who_waits_long_for_an_answer_is_told_not_yet(clock):
+    endpoint = FakeEndpoint(silence_s=40.0)
+    serving = ends.MpiServing(endpoint)
+    observe, act = LINKS["observe"].tag, LINKS["act"].tag
+    for index in (0, 1):
+        endpoint.open(index)
+        endpoint.handlers[observe](endpoint.connections[index], encode(REQUEST, observe))
+    (first, _), (second, _) = serving.poll()
+    serving.reply(first, Act(0))
+    assert endpoint.posted == [(0, act)]
+    clock.now += 11.0
+    serving.poll()
+    assert endpoint.posted == [(0, act), (1, act)], "the one that has its answer hears no more"
+    serving.poll()
+    assert len(endpoint.posted) == 2, "a quarter of the silence that counts as death is often enough"
+    serving.reply(second, Act(0))
+    endpoint.handlers[observe](endpoint.connections[1], encode(REQUEST, observe))
+    endpoint.hang_up("rollout", 1, "gone")
+    clock.now += 11.0
+    serving.poll()
+    assert len(endpoint.posted) == 3, "nor does one that is gone"
+
+
 def test_no_deadline_while_nothing_is_in_flight(monkeypatch):
     monkeypatch.setattr(ends, "ACT", dataclasses.replace(links.LINKS["act"], deadline_s=0.01))
     requests = ends.MpiRequests(FakeEndpoint(), (1,))

@@ -12,7 +12,7 @@ from acceerl.config import Config, from_dict
 from acceerl.jobs import report
 from acceerl.jobs.report import page, sections
 from acceerl.jobs.report.charts import Chart, Line, labels, nice_ticks, short, svg, thin
-from acceerl.jobs.report.costs import costs
+from acceerl.jobs.report.costs import costs, guests_h
 from acceerl.jobs.report.records import Records
 from acceerl.jobs.success import wilson, write_table
 from acceerl.runtime.rundir import Run
@@ -270,3 +270,9 @@ def test_cpu_and_gpu_hours_are_those_that_the_processes_of_a_role_held(records, 
     two = from_dict({"launch": "slurm", "placement": {"gpus": 2}})
     assert [costs(two, hour)[role].gpu_h for role in ("learner", "inference")] == [1.0, 1.0]
     assert "GPU-hours.</p>" in html and "hours of wall clock" in html
+
+
+def test_the_hours_of_rollouts_that_joined_are_told_apart(records):
+    two_of_four = from_dict({"rollout": {"processes": 2}})
+    assert guests_h(two_of_four, records.lived) == pytest.approx(2 * MINUTES / 60, rel=0.05)
+    assert guests_h(from_dict({"rollout": {"processes": 4}}), records.lived) == 0

@@ -2,7 +2,8 @@
 
 Acts: `work` until asked to stop; `finish` after a few updates; `crash` always, `crash_once` in its first life;
 `mute` stops itself (as if frozen) in its first life; `deaf` does not heed requests; `lose_once` says in its first life
-that it lost another of its row, `die_late_once` dies a while after that. `ROLE.INDEX` goes before `ROLE` in the script.
+that it lost another of its row, `die_late_once` dies a while after that; `misfit` says that starting it again would not
+help. `ROLE.INDEX` goes before `ROLE` in the script, and a learner's waits for the other rank of two to have started.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 from acceerl.runtime.registry import RegistryClient
-from acceerl.runtime.stop import DONE, LOST, STOPPED, StopFlag, die_with_keeper
+from acceerl.runtime.stop import DONE, HOPELESS, LOST, STOPPED, StopFlag, die_with_keeper
 
 run, role, index = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
@@ -26,6 +27,13 @@ def life() -> int:
     with marks.open("a") as file:
         file.write("x")
     return len(marks.read_text())
+
+
+def other_has_started() -> None:
+    """Or it may be ended, with this one, before its life counts."""
+    mark, end = run / f"lives.{role}.{1 - index}", time.monotonic() + 10
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def leave(code: int) -> None:
@@ -40,9 +48,14 @@ die_with_keeper()
 script = json.loads((run / "script.json").read_text())
 act, lives, updates = script.get(f"{role}.{index}", script.get(role, "work")), life(), 0
 stop = StopFlag().install()
+if role == "learner" and f"{role}.{index}" in script:
+    other_has_started()
 if act == "crash" or (act == "crash_once" and lives == 1):
     print(f"{role} says: the simulator broke", flush=True)
     os._exit(3)
+if act == "misfit":
+    print("acceerl: error: the world is too small", flush=True)
+    os._exit(HOPELESS)
 client = RegistryClient(run, role, index, timeout_s=10)
 client.announce()
 end = time.monotonic() + 30

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from acceerl.launch import doctor_machine, doctor_stack
+from acceerl.launch import doctor_machine, doctor_site, doctor_stack
 from acceerl.launch.cli import main
+from acceerl.launch.compose import compose
 from acceerl.launch.doctor import CHECKS, Check, Finding, doctor, examine
+from acceerl.runtime.placement import rows
 
 PATIENTS = """
 import os, subprocess, sys, time
@@ -202,7 +204,7 @@ def test_real_ports_and_a_real_time_out(tmp_path):
 def test_an_mpi_that_cannot_start_is_a_finding(tmp_path, monkeypatch):
     (tmp_path / "mpiexec").write_text("#!/bin/sh\necho 'no such fabric' >&2; exit 3\n")
     (tmp_path / "mpiexec").chmod(0o755)
-    monkeypatch.setattr(doctor_stack, "find_mpiexec", lambda: str(tmp_path / "mpiexec"))
+    monkeypatch.setattr(doctor_stack, "find_mpiexec", lambda _: str(tmp_path / "mpiexec"))
     finding = doctor_stack.mpi(tmp_path)
     assert (finding.level, "no such fabric" in finding.text) == ("FAIL", True)
 
@@ -212,3 +214,29 @@ def test_the_command_passes_its_options_on(monkeypatch, tmp_path):
     monkeypatch.setattr("acceerl.launch.doctor.doctor", lambda runs, path: given.append((runs, path)) or 1)
     assert main(["doctor", f"runs={tmp_path}", "json=out.json"]) == 1
     assert given == [(Path(tmp_path), "out.json")]
+
+
+def test_a_sites_interface_and_mpiexec_reach_the_checks(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {**os.environ, "FI_PROVIDER": "the user's"})
+    monkeypatch.setattr("acceerl.launch.doctor.doctor", lambda runs, path: 0)
+    assert main(["doctor", f"runs={tmp_path}", "site.interface=eth9", "site.mpiexec=/opt/mpiexec"]) == 0
+    seen = {name: os.environ[name] for name in ("FI_TCP_IFACE", doctor_site.MPIEXEC, "FI_PROVIDER")}
+    assert list(seen.values()) == ["eth9", "/opt/mpiexec", "the user's"]
+
+
+def test_an_interface_that_is_not_there_fails_before_mpi_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("FI_TCP_IFACE", "nowhere9")
+    monkeypatch.setattr(doctor_stack, "start", None)
+    for check in (doctor_stack.mpi, doctor_stack.mpi_timeout):
+        finding = check(tmp_path)
+        assert finding.level == "FAIL"
+        assert "site.interface=nowhere9 (FI_TCP_IFACE) is no network device here: choose from " in finding.text
+    assert doctor_site.devices().split(", ")[-1] == "lo" and doctor_site.devices() in finding.text
+
+
+def test_a_role_gets_the_same_variables_as_its_checks():
+    config = compose("train", ["launch=slurm", "placement=cluster", "site.interface=ib0"])
+    of_learner = doctor_site.variables(config, {"learner", "inference"})
+    assert of_learner == rows(config)[0].defaults
+    assert of_learner["FI_TCP_IFACE"] == "ib0"
+    assert "LP_NUM_THREADS" in doctor_site.variables(config, {"rollout"})

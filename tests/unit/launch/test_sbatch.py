@@ -16,15 +16,18 @@ from acceerl.runtime.layout import Component
 FOLDER = Path(__file__).parents[3] / "slurm" / "examples"
 RUN, PYTHON = Path("/shared/runs/example"), "/shared/venv/bin/python"
 EXAMPLES = {
-    "one_node": ["learner.device=cuda", "inference.device=cuda", "rollout.processes=8"],
-    "cluster": ["placement.gpu_nodes=2", "placement.cpu_nodes=4", "placement.gpus=4", "learner.ranks=4",
-                "inference.instances=4", "learner.device=cuda", "inference.device=cuda", "rollout.processes=64"],
-    "cluster_homogeneous": ["placement.cpu_nodes=2", "rollout.processes=16", "site.requeue=false"],
+    "one_node": ["placement=one_node", "learner.device=cuda", "inference.device=cuda", "rollout.processes=8"],
+    "cluster": ["placement=cluster", "placement.gpu_nodes=2", "placement.cpu_nodes=4", "placement.gpus=4",
+                "learner.ranks=4", "inference.instances=4", "learner.device=cuda", "inference.device=cuda",
+                "rollout.processes=64"],
+    "world": ["placement=cluster", "channels=world", "placement.cpu_nodes=2", "rollout.processes=6"],
+    "cluster_homogeneous": ["placement=cluster_homogeneous", "placement.cpu_nodes=2", "rollout.processes=16",
+                            "site.requeue=false"],
 }  # fmt: skip
 
 
 def rendered(name: str) -> str:
-    config = compose("train", ["launch=slurm", "site=example", f"placement={name}", "name=example", *EXAMPLES[name]])
+    config = compose("train", ["launch=slurm", "site=example", "name=example", *EXAMPLES[name]])
     steps = "".join(f"# {line}".rstrip() + "\n" for line in sbatch.steps(config, RUN, PYTHON).splitlines())
     return (
         sbatch.script(config, "example", RUN / "slurm", PYTHON) + f"\n# The steps that the supervisor starts:\n{steps}"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from acceerl.config import Config, from_dict
-from acceerl.launch import attempts, batch, slurm, slurm_queue
+from acceerl.launch import attempts, batch, join, slurm, slurm_queue
 from acceerl.launch.slurm_queue import Node
 from acceerl.launch.train import prepare, start
+from acceerl.runtime.layout import Component
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.world import Allocation
 from tests.unit.launch.fake_slurm import FakeSlurm, het
@@ -45,15 +46,43 @@ def test_what_fits_is_let_through_and_waiting_for_a_node_is_said(capsys):
     [
         ({"site": {"cpu": {"partition": "cpus"}, "gpu": {"partition": "gpu"}}},
          "placement row rollout: site.cpu.partition=cpus is no partition here: choose from cpu, gpu"),
-        ({"placement": {"gpus": 3}}, "placement row inference, learner: needs 1 nodes with 3 CPUs, 9000 MB, 3 GPUs"),
-        ({"rollout": {"processes": 9}}, "placement row rollout: needs 1 nodes with 9 CPUs"),
-        ({"placement": {"rollout_memory": 9000}}, "18000 MB each, but only 0 of partition cpu have that"),
-        ({"placement": {"gpu_nodes": 2}}, "needs 2 nodes with 2 CPUs, 6000 MB, 1 GPUs each, but only 1 "),
+        ({"placement": {"gpus": 3}},
+         "placement row inference, learner: needs 1 nodes with 3 CPUs, 9000 MB, 3 GPUs .*lower placement.gpus$"),
+        ({"rollout": {"processes": 9}}, "row rollout: needs 1 nodes with 9 CPUs.*lower rollout.processes and "),
+        ({"placement": {"rollout_memory": 9000}},
+         "18000 MB each, but only 0 of partition cpu have.*; lower placement.rollout_memory or rollout.processes$"),
+        ({"placement": {"learner_memory": 40_000}}, "lower placement.learner_memory or placement.inference_memory$"),
+        ({"placement": {"gpu_nodes": 2}},
+         "needs 2 nodes with 2 CPUs, 6000 MB, 1 GPUs each, but only 1 .*; lower placement.gpu_nodes$"),
     ],
 )  # fmt: skip
 def test_a_row_that_the_cluster_cannot_hold_is_named(groups, says):
     with pytest.raises(ValueError, match=says):
         slurm.check(config(**groups), KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("groups", "idle"),
+    [
+        ({}, True),
+        ({"placement": {"gpus": 0}}, False),
+        ({"learner": {"device": "cuda"}, "inference": {"device": "cuda"}}, False),
+        ({"inference": {"device": "cuda"}}, False),
+        ({"placement": {"kind": "one_node"}, "site": {"gl": "egl"}}, False),
+        ({"placement": {"kind": "cluster"}, "site": {"gl": "egl"}}, True),
+    ],
+)
+def test_gpus_that_nobody_uses_are_told_of(groups, idle, capsys):
+    slurm.warn(config(**groups))
+    said = capsys.readouterr().err
+    assert ("set learner.device=cuda inference.device=cuda, or placement.gpus=0\n" in said) == idle
+    assert said.count("\n") == idle
+
+
+def test_a_guest_that_is_too_large_is_told_the_keys_of_join():
+    part = Component("cpu", 1, 9, 18_000, 0)
+    with pytest.raises(ValueError, match=r"join: needs 1 nodes with 9 CPUs.* lower processes=$"):
+        slurm.check_component("join", part, config().site.cpu, "partition", KNOWN, join.SIZES)
 
 
 def test_a_site_without_a_default_partition_asks_for_one():
@@ -193,7 +222,7 @@ def test_a_job_that_never_began_is_told_with_the_likely_reason(run, capsys):
                           paths=SimpleNamespace(stdout=run.path / "slurm" / "7_0_log.out"))  # fmt: skip
     run.write_status({"state": "queued"})
     assert slurm._outcome(run, job) == 1
-    said = f"job 7 ended before it began: FAILED; is {run.path} visible on the nodes? runs= must name a folder that all"
+    said = f"job 7 ended before attempt 1 began: FAILED; is {run.path} visible on the nodes? runs= must name a folder"
     assert said in capsys.readouterr().out
     assert run.status()["state"] == "failed"
 

@@ -82,7 +82,7 @@ def test_processes_run_on_their_nodes_and_nothing_is_left(cluster):
 def test_a_crash_is_restarted_by_the_supervisors_order(cluster, capfd):
     run, place, _ = cluster(rollout="crash_once")
     stop = StopFlag()
-    assert supervise(run, run.config(), stop_at(5, stop), stop=stop, place=place) == STOPPED
+    assert supervise(run, run.config(), stop_at(5, stop, restarts=2), stop=stop, place=place) == STOPPED
     assert [states(run)["rollout", i][2] for i in range(2)] == [1, 1]
     assert "rollout[1] ended: exit code 3; restart 1 follows" in capfd.readouterr().err
 
@@ -92,7 +92,7 @@ def test_a_killed_step_takes_its_processes_along_and_both_come_back(cluster, cap
     stop, killed = StopFlag(), []
 
     def kill_then_wait(progress: Progress) -> None:
-        if not killed and progress.counters["updates"] > 3:
+        if not killed and progress.counters["updates"] > 3 and all_up(run):
             killed.append(pid_of(run, "rollout.1.0"))
             os.kill(killed[0], signal.SIGKILL)
         if progress.restarts and pid_of(run, "rollout.1.0") != killed[0] and states(run)["rollout", 0][1] == "running":
@@ -169,7 +169,7 @@ def test_a_lost_node_costs_its_rollouts_only(cluster, capfd):
     stop, at = StopFlag(), []
 
     def lose(progress: Progress) -> None:
-        if not at and progress.counters["updates"] > 3:
+        if not at and progress.counters["updates"] > 3 and all_up(run):
             at.append(progress.counters["updates"])
             has["cpu2"] = False
             os.kill(pid_of(run, "rollout.1.1"), signal.SIGKILL)
@@ -260,7 +260,7 @@ def test_a_step_that_does_not_come_up_has_a_deadline(cluster, capfd):
     slow = broken(
         "cpu2", ["sh", "-c", "echo 'srun: Job 7 step creation temporarily disabled, retrying'; exec sleep 60"]
     )
-    run, place, _ = cluster(start=slow, changes={"slurm": {"start": 1.5}})
+    run, place, _ = cluster(start=slow, changes={"slurm": {"start": 3.0}})
     stop = StopFlag()
 
     def until_lost(progress: Progress) -> None:
@@ -269,7 +269,7 @@ def test_a_step_that_does_not_come_up_has_a_deadline(cluster, capfd):
 
     assert supervise(run, run.config(), until_lost, stop=stop, place=place) == STOPPED
     said = capfd.readouterr().err
-    assert "rollout on cpu2 did not start (not within 1.5 s): srun: Job 7 step creation temporarily disabled" in said
+    assert "rollout on cpu2 did not start (not within 3 s): srun: Job 7 step creation temporarily disabled" in said
     assert "going on without rollout[1]" in said
 
 

@@ -7,9 +7,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import OmegaConf
+from submitit.slurm import slurm as stock
 
 from acceerl.launch import slurm_queue, submission
 from acceerl.launch.submission import Job, submit
+from hydra_plugins.acceerl_slurm.launcher import ArrayLauncher
 from tests.unit.launch.fake_slurm import FakeSlurm, het
 
 GONE = ("slurm_load_jobs error: Invalid job id specified", 1)
@@ -54,6 +59,33 @@ def test_a_job_that_ends_well(job, slurm):
     finish(job, 0)
     slurm.says(scontrol=het("COMPLETED", "COMPLETED"))
     assert (job.state, job.done(), job.result(), job.exit_code()) == ("COMPLETED", True, 0, 0)
+
+
+def test_jobs_of_the_stock_launcher_are_watched_without_accounting(slurm, tmp_path, monkeypatch):
+    """The points of `hydra/launcher=array`: sacct would complain at every look, and never tell of a cancelled one."""
+    monkeypatch.setattr(stock.SlurmJob, "watcher", stock.SlurmJob.watcher)
+    submission.ask_scontrol()
+    point = stock.SlurmJob(tmp_path, "7_0")
+    slurm.says(scontrol="JobId=7 ArrayTaskId=0 JobState=RUNNING")
+    assert not point.done()
+    slurm.says(scontrol="JobId=7 ArrayTaskId=0 JobState=CANCELLED")
+    assert point.done()
+    assert not any(call.startswith("sacct") for call in slurm.calls)
+
+
+def test_an_array_tells_where_its_logs_and_its_results_are(monkeypatch, capsys):
+    def launch(self, overrides, first):
+        made = [JobReturn(overrides=list(words), _return_value=f"runs/x-{k}") for k, words in enumerate(overrides)]
+        for k, point in enumerate(made):
+            point.hydra_cfg, point.status = OmegaConf.create({"hydra": {"job": {"id": f"7_{k}"}}}), JobStatus.COMPLETED
+        return made
+
+    monkeypatch.setattr(SlurmLauncher, "launch", launch)
+    monkeypatch.setattr(submission, "ask_scontrol", lambda: None)
+    ArrayLauncher(name="acceerl-array", submitit_folder="runs/.submitit/%j").launch([["seed=1"], ["seed=2"]], 0)
+    first, *jobs = capsys.readouterr().out.splitlines()
+    assert "one array of 2 jobs; queue: squeue --me --array --name=acceerl-array; logs: runs/.submitit/%j" in first
+    assert jobs == ["job 7_0: seed=1: runs/x-0", "job 7_1: seed=2: runs/x-1"]
 
 
 def test_a_job_that_dies_early_is_done_without_a_result(job, slurm):

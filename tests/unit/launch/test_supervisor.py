@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from acceerl.launch.lives import Child
 from acceerl.launch.progress import Progress
 from acceerl.launch.supervisor import Supervisor, supervise
+from acceerl.runtime.placement import Row
 from acceerl.runtime.rundir import Run
 from acceerl.runtime.stop import DONE, STOPPED, StopFlag
 
@@ -30,8 +33,8 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
-def stop_at(updates: int, stop: StopFlag) -> Callable[[Progress], None]:
-    return lambda p: stop.set("test") if p.counters["updates"] >= updates else None
+def stop_at(updates: int, stop: StopFlag, restarts: int = 0) -> Callable[[Progress], None]:
+    return lambda p: stop.set("test") if p.counters["updates"] >= updates and p.restarts >= restarts else None
 
 
 def test_a_learner_that_is_done_ends_the_run_with_0(make_run, double):
@@ -46,9 +49,18 @@ def test_a_learner_that_is_done_ends_the_run_with_0(make_run, double):
     assert list(run.tensorboard.iterdir())
 
 
+def test_a_process_that_waits_for_its_first_hands_is_starting():
+    hands = SimpleNamespace(lost=lambda key: False)
+    lead = SimpleNamespace(keeper=SimpleNamespace(hands=hands, closing=False))
+    child = Child(Row("rollout", 1, 1), 0)
+    assert Supervisor._state_of(lead, child, False) == "starting"
+    child.again(after=1.0)
+    assert Supervisor._state_of(lead, child, False) == "restarting"
+
+
 def test_a_crash_is_restarted_and_training_goes_on(make_run, double, capfd):
     run, stop = make_run(rollout="crash_once"), StopFlag()
-    assert supervise(run, run.config(), stop_at(5, stop), command=double(run), stop=stop) == STOPPED
+    assert supervise(run, run.config(), stop_at(5, stop, restarts=2), command=double(run), stop=stop) == STOPPED
     restarts = {(p["role"], p["index"]): p["restarts"] for p in run.status()["processes"]}
     assert restarts == {("learner", 0): 0, ("inference", 0): 0, ("rollout", 0): 1, ("rollout", 1): 1}
     assert "rollout[1] ended: exit code 3; restart 1 follows" in capfd.readouterr().err

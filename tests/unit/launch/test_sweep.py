@@ -83,6 +83,17 @@ def test_failed_points_are_named_and_the_best_is_printed(cluster, tmp_path, caps
     assert json.loads((tmp_path / "s" / "sweep.json").read_text())["best"] == "s-2"
 
 
+@pytest.mark.parametrize("label", ["before", "after"])
+def test_an_objective_that_no_point_would_have_is_refused_before_any_is_submitted(cluster, tmp_path, label):
+    played = cluster(ends)
+    words = [*WORDS, f"runs={tmp_path}", f"sweep.objective=train.success_{label}", f"evaluator.{label}=false"]
+    with pytest.raises(
+        ValueError, match=rf"evaluator.{label}=false: no point would have it; set evaluator.{label}=true"
+    ):
+        sweep.command(words)
+    assert played.submitted == [] and not list(tmp_path.glob("sweep*"))
+
+
 def test_the_same_command_again_submits_nothing_twice(cluster, tmp_path, capsys):
     cluster(ends)
     words = [*WORDS, f"runs={tmp_path}"]

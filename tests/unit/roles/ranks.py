@@ -1,6 +1,7 @@
 """Learner ranks for tests: as threads of one process, and `python ranks.py RUN RANK SIZE` as one real rank of a group.
 
-The real one makes ten updates on made-up segments, of which each rank holds an uneven part, and writes what it got.
+The real one makes ten updates on made-up segments, of which each rank holds an uneven part, and writes what it got,
+once for each of `CASES`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,24 @@ import os
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from acceerl.algo.batch import micro_batches
-from acceerl.channels.collective import Collective, PeersLost, meet
-from acceerl.config import Algo, Learner
+from acceerl.channels.collective import Collective, PeersLost, meet, read_shards
+from acceerl.config import Algo, Config, Learner
+from acceerl.jobs.saving import Saver
+from acceerl.policies.openvla_oft import OpenVlaOftPolicy
 from acceerl.policies.tiny import TinyPolicy
-from acceerl.protocols import PolicySpec
+from acceerl.protocols import Policy, PolicySpec
 from acceerl.roles.trainer import Trainer
+from acceerl.runtime.rundir import Run
+from acceerl.stores import checkpoint
 from acceerl.types import Assignment, ObservationBatch, Segment
 
 SPEC = PolicySpec(chunk=2, action_dim=2, bins=16, cameras=("front",), image_size=(16, 16), proprio=3)
@@ -30,6 +38,36 @@ UPDATES = 10
 CANCELLED = (
     "stems.front.down.bias", "stems.front.mix.bias", "glance.film.weight", "glance.film.bias", "value_pool.bias",
 )  # fmt: skip
+
+
+class Case(NamedTuple):
+    """One way to hold one policy; `value_head.pool.bias` and the like are CANCELLED of openvla_oft."""
+
+    shard: str = "none"
+    policy: str = "tiny"
+    checkpointing: bool = False
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, self))
+
+
+CASES = [Case(), Case("zero2"), Case("zero3")]
+if find_spec("transformers"):
+    CASES += [Case("none", "openvla"), Case("zero2", "openvla"), Case("zero3", "openvla", True)]
+
+
+def openvla(seed: int, checkpointing: bool = False) -> OpenVlaOftPolicy:
+    """LoRA on random weights; both factors are random, since a step's direction is noise where all gradients are 0."""
+    spec = replace(SPEC, image_size=(224, 224), proprio=0)
+    made = OpenVlaOftPolicy(spec, random="tiny", precision="float32", rank=4, value_width=16, crop=False,
+                            checkpointing=checkpointing)  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in made.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    made.get_parameter("value_head.pool.bias").requires_grad_(False)
+    return made
 
 
 def policy(seed: int = 0) -> TinyPolicy:
@@ -44,11 +82,11 @@ def identifiable(seed: int) -> TinyPolicy:
     return made
 
 
-def segment(number: int, acting: TinyPolicy, decisions: int = 4, success: bool = True) -> Segment:
+def segment(number: int, acting: Policy, decisions: int = 4, success: bool = True) -> Segment:
     """What `acting` would have done in a world of noise; later decisions are worth nothing unless it succeeds."""
-    rng = np.random.default_rng(number)
-    images = {"front": rng.integers(0, 256, (decisions + 1, 16, 16, 3), np.uint8)}
-    proprio = rng.standard_normal((decisions + 1, 3)).astype(np.float32)
+    rng, spec = np.random.default_rng(number), acting.spec
+    images = {"front": rng.integers(0, 256, (decisions + 1, *spec.image_size, 3), np.uint8)}
+    proprio = rng.standard_normal((decisions + 1, spec.proprio)).astype(np.float32)
     seen = ObservationBatch({"front": images["front"][:-1]}, proprio[:-1], ("go",) * decisions)
     chosen = acting.act(seen, greedy=False)
     rewards = np.zeros(decisions, np.float32)
@@ -103,12 +141,17 @@ class Threads(Collective):
             raise PeersLost(f"learner[{self.rank}] lost {self.names('learner')}") from error
 
 
-def batch(update: int) -> list[Segment]:
+def batch(update: int, case: Case = CASES[0]) -> list[Segment]:
     """The whole batch of an update: unequal lengths, both endings, and chunks of which not all steps were executed."""
     torch.manual_seed(update)
-    acting, rng = policy(seed=3), np.random.default_rng(update)
-    made = [segment(100 * update + i, acting, int(rng.integers(1, 8)), bool(i % 3)) for i in range(7)]
+    acting, rng = acting_policy(case), np.random.default_rng(update)
+    count, longest = (7, 8) if case.policy == "tiny" else (3, 4)
+    made = [segment(100 * update + i, acting, int(rng.integers(1, longest)), bool(i % 3)) for i in range(count)]
     return [replace(s, executed=_cut(s.executed, i)) for i, s in enumerate(made)]
+
+
+def acting_policy(case: Case) -> Policy:
+    return policy(seed=3) if case.policy == "tiny" else openvla(seed=3)
 
 
 def _cut(executed: np.ndarray, i: int) -> np.ndarray:
@@ -117,23 +160,65 @@ def _cut(executed: np.ndarray, i: int) -> np.ndarray:
     return cut
 
 
-def part(update: int, rank: int, size: int) -> list[Segment]:
+def part(update: int, rank: int, size: int, case: Case = CASES[0]) -> list[Segment]:
     """What a rank holds of it: uneven, and in one update the last rank has nothing."""
     if size == 1:
-        return batch(update)
+        return batch(update, case)
     if update == 4:
-        return batch(update) if rank == 0 else []
-    return [s for i, s in enumerate(batch(update)) if (rank == 1) == (i % 4 == update % 4)]
+        return batch(update, case) if rank == 0 else []
+    return [s for i, s in enumerate(batch(update, case)) if (rank == 1) == (i % 4 == update % 4)]
 
 
-def trained(collective: Collective, seed: int) -> tuple[Trainer, list[dict[str, float]]]:
-    trainer = Trainer(identifiable(seed), Algo(entropy_coef=0.01), NUMBERS, seed=0, collective=collective)
-    trainer.share()
+def trainer(collective: Collective, seed: int, case: Case = CASES[0]) -> Trainer:
+    made = identifiable(seed) if case.policy == "tiny" else openvla(seed, case.checkpointing)
+    numbers = replace(NUMBERS, shard=case.shard if collective.size > 1 else "none")
+    return Trainer(made, Algo(entropy_coef=0.01), numbers, seed=0, collective=collective)
+
+
+def trained(collective: Collective, seed: int, case: Case = CASES[0]) -> tuple[Trainer, list[dict[str, float]]]:
+    made = trainer(collective, seed, case)
+    made.share()
     stats = []
     for update in range(UPDATES):
-        mine = part(update, collective.rank, collective.size)
-        stats.append(trainer.update(micro_batches(mine, NUMBERS.micro_batch) if mine else [], update))
-    return trainer, stats
+        mine = part(update, collective.rank, collective.size, case)
+        stats.append(made.update(micro_batches(mine, NUMBERS.micro_batch) if mine else [], update))
+    return made, stats
+
+
+def report(made: Trainer, stats: list[dict[str, float]]) -> dict:
+    return {"policy": {name: tensor.clone() for name, tensor in made.held.gathered()}, "stats": stats}
+
+
+class Unspooled:
+    """A replay that has nothing on disk."""
+
+    def retain(self, ids: list, logs: dict) -> None:
+        assert not ids
+
+
+def saved(run: Path, made: Trainer, collective: Collective) -> None:
+    """Writes a checkpoint while an update goes on, whose numbers must not get into it."""
+    saver = Saver(Run(run), Config(), SPEC, Unspooled(), collective)
+    replay = {"ids": [], "logs": {}}
+    saver({"trainer": made.state_dict(), "counters": {"updates": UPDATES}, "replay": replay})
+    once_more(made, collective)
+    saver.settle()
+    collective.barrier()  # rank 0 gives it its name
+
+
+def resumed(run: Path, collective: Collective, case: Case) -> Trainer:
+    """Another start, which the checkpoint must replace."""
+    made, path = trainer(collective, 7, case), checkpoint.latest(Run(run).checkpoints)
+    made.share()
+    state = checkpoint.load(path)["trainer"]
+    made.load_state_dict(state | {"read": partial(read_shards, folder=path / checkpoint.DIVIDED)})
+    return made
+
+
+def once_more(made: Trainer, collective: Collective) -> Trainer:
+    mine = part(UPDATES, collective.rank, collective.size)
+    made.update(micro_batches(mine, NUMBERS.micro_batch) if mine else [], UPDATES)
+    return made
 
 
 if __name__ == "__main__":
@@ -143,6 +228,10 @@ if __name__ == "__main__":
     client = RegistryClient(run, "learner", rank, timeout_s=20)
     client.announce()
     group = meet(client, size, connect_s=60, timeout_s=30)
-    trainer, stats = trained(group, seed=rank)  # another start on each rank: rank 0's must win
-    torch.save({"policy": trainer.policy.state_dict(), "stats": stats}, run / f"trained.{rank}.pt")
+    # another start on each rank: rank 0's must win
+    reports = {case.name: report(*trained(group, rank, case)) for case in CASES}
+    saved(run, trained(group, rank, Case("zero3"))[0], group)
+    for shard in ("none", "zero2"):
+        reports[f"resumed-{shard}"] = report(once_more(resumed(run, group, Case(shard)), group), [])
+    torch.save(reports, run / f"trained.{rank}.pt")
     os._exit(0)  # as learners do: gloo's threads must not outlive the interpreter's end

@@ -8,6 +8,7 @@ import torch
 
 from acceerl.policies import TinyPolicy
 from acceerl.protocols import PolicySpec
+from acceerl.roles import cloning
 from acceerl.roles.cloning import (
     CloningBatch,
     Demonstrations,
@@ -139,6 +140,16 @@ def test_an_interrupted_training_equals_an_uninterrupted_one():
     clone(rest, data, **settings, state=state)
     for name, tensor in whole.state_dict().items():
         assert torch.allclose(tensor, rest.state_dict()[name], atol=1e-6), name
+
+
+def test_a_resumed_average_lies_where_the_policy_does():
+    """Checkpoints are read into host memory; the policy may be on a GPU."""
+    data = Demonstrations([trajectory(8)], SPEC)
+    state = clone(tiny(), data, steps=1, batch=2)
+    there = tiny().to("meta")
+    there.load_state_dict = lambda weights: None
+    average, step = cloning._start(there, SimpleNamespace(load_state_dict=lambda moments: None), data, state)
+    assert step == 1 and {tensor.device.type for tensor in average.values()} == {"meta"}
 
 
 def test_progress_and_checkpoints_come_every_so_often():

@@ -226,6 +226,6 @@ def test_evaluation_never_touches_training_states():
     _, tasks = evaluation(20)
     assert {a.init_state for a in tasks.plan} <= set(SPEC.eval_states)
     training = TrainingTasks(SPEC, seed=0)
-    assert {training.next().init_state for _ in range(200)} <= set(SPEC.train_states)
+    assert {training.next(0).init_state for _ in range(200)} <= set(SPEC.train_states)
     with pytest.raises(ValueError, match=r"evaluator\.episodes=21"):
         evaluation(21)

@@ -16,7 +16,7 @@ from acceerl.config import Algo
 from acceerl.config import Learner as Numbers
 from acceerl.policies.tiny import TinyPolicy
 from acceerl.protocols import PolicySpec
-from acceerl.roles.learner import Learner, pack, unpack
+from acceerl.roles.learner import Dreams, Learner, pack, unpack
 from acceerl.roles.tasks import TaskWeights
 from acceerl.roles.trainer import Trainer
 from acceerl.runtime.metrics import ListMeter
@@ -243,3 +243,64 @@ def test_updates_make_rewarded_tokens_likelier(loss: str):
 def test_shuffled_advantages_teach_nothing():
     torch.manual_seed(0)
     assert train_alone(shuffle=True) < 0.7
+
+
+class Dreaming(World):
+    """A learner whose batches are imagined for a share."""
+
+    def __init__(self, folder: Path, share: float, pace: float = 1.0) -> None:
+        super().__init__(folder, pace=pace)
+        dreams = self.hub.ends("learner").receiver("dreams", 100)
+        held = Replay(50, None, seed=0, limiter=RateLimiter(), order="fresh", max_uses=1)
+        self.learner.dreams = Dreams(dreams, held, share)
+        self.learner.__post_init__()
+        self.learner.replay.limiter.min_size = max(1, round(8 * (1 - share)))
+        self.dreamer = self.hub.ends("dreamer").sender("dreams")
+
+    def dream(self, count: int) -> None:
+        acting = policy()
+        for i in range(count):
+            self.dreamer.try_send(replace(segment(i, acting), imagined=True, world_version=3))
+
+
+def test_batches_are_mixed_by_the_imagined_fraction(tmp_path: Path):
+    world = Dreaming(tmp_path, share=0.5)
+    world.feed(2)
+    assert world.turns(10) == 0, "half of the batch is still to be dreamt"
+    world.dream(2)
+    assert world.turns(10) == 2
+    counters = world.learner.counters
+    assert counters.dreamt == 8 and counters.decisions == 8 and counters.sampled == 16
+    assert world.meter.gauges["imagined_share"][-1] == 0.5
+
+
+def test_with_imagination_alone_real_episodes_only_pace_and_count(tmp_path: Path):
+    world = Dreaming(tmp_path, share=1.0, pace=4.0)
+    world.dream(40)
+    assert world.turns(10) == 0, "no real decision yet"
+    world.feed(1)
+    assert world.turns(40) == 3  # (4 - 1) * 4 trained ones for 4 real ones, and the slack of 8: begun at 0, 8, 16
+    assert world.learner.replay.decisions == 0, "real segments are not held"
+    assert world.learner.counters.decisions == 4 and world.learner.counters.episodes == 1
+    world.feed(2)
+    assert world.turns(40) > 0
+
+
+def test_imagined_successes_are_not_counted_as_the_policys(tmp_path: Path):
+    world = Dreaming(tmp_path, share=1.0)
+    world.feed(1, success=False)
+    world.dream(4)
+    world.turns(3)
+    assert world.learner.tasks.success_rate() == 0.0
+    assert world.learner.counters.env_steps == 8
+
+
+def test_a_learner_that_has_dreams_enough_asks_for_no_more(tmp_path: Path):
+    world = Dreaming(tmp_path, share=1.0, pace=0.01)
+    world.turns(1)
+    world.dream(100)
+    world.turns(2)
+    assert world.dreamer.full
+    world.feed(2)
+    world.turns(1)
+    assert world.learner.dreams.owed == 100

@@ -99,7 +99,7 @@ def test_each_process_has_a_gpu_of_its_own_where_there_are_enough():
         ({"placement": {"cpu_nodes": 0}}, "placement.cpu_nodes=0 leaves the rollouts"),
         ({"slurm": {"minutes": 4}}, r"slurm.minutes=4 is over before the first checkpoint: .* = 300 s"),
         ({"placement": {"kind": "cloud"}}, "placement.kind=cloud is not known: choose from auto, laptop"),
-        ({"site": {"setup": "module load x"}}, "site.setup must be a list of texts"),
+        ({"site": {"setup": "module load x"}}, "site.setup must be a list"),
         ({"site": {"setup": [1]}}, r"site.setup\[0\] must be text, got 1"),
     ],
 )

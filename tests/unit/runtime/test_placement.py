@@ -42,8 +42,8 @@ def test_an_impossible_placement_is_refused_by_row(changes, expected, monkeypatc
 
 def test_several_learner_ranks_live_and_die_together():
     rows = {row.role: row for row in placement.rows(from_dict({"learner": {"ranks": 2}}))}
-    assert (rows["learner"].count, rows["learner"].together) == (2, True)
-    assert not any(row.together for row in placement.rows(from_dict({})))
+    assert (rows["learner"].count, rows["learner"].bond) == (2, "learner")
+    assert not any(row.bond for row in placement.rows(from_dict({})))
 
 
 def test_the_dry_run_prints_one_line_a_role():

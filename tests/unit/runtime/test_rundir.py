@@ -28,6 +28,15 @@ def test_a_run_that_never_began_gives_its_name_back(tmp_path):
     assert Run.create(from_dict({"runs": str(tmp_path), "name": "blue"})).config().start == ""
 
 
+@pytest.mark.parametrize(("runs", "why"), [("file", "it is a file"), ("file/below", "Not a directory")])
+def test_where_no_run_can_be_names_the_key(tmp_path, runs, why):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"runs=.*{runs}: no run can be written there \({why}\); name a folder"):
+        Run.create(from_dict({"runs": str(tmp_path / runs)}))
+    with pytest.raises(ValueError, match="runs=/proc/runs: no run can be written there"):
+        Run.create(from_dict({"runs": "/proc/runs"}))
+
+
 def test_what_is_no_run_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no run directory: it has no config.yaml"):
         Run.open(tmp_path)

@@ -52,6 +52,29 @@ def test_a_step_is_saved_again_after_a_resume(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
+def divided(folder: Path) -> Path:
+    beside = checkpoint.begin(folder, 4)
+    (beside / checkpoint.DIVIDED).mkdir()
+    for name in (".metadata", "__0_0.distcp", "__1_0.distcp"):
+        (beside / checkpoint.DIVIDED / name).write_bytes(name.encode())
+    assert checkpoint.latest(folder) is None
+    return checkpoint.finish(beside, 4, state(4), keep=1)
+
+
+def test_files_of_ranks_belong_to_a_checkpoint_and_readers_share_the_look_at_them(tmp_path):
+    path = divided(tmp_path)
+    assert checkpoint.latest(tmp_path) == path and not checkpoint.damaged(path)
+    file = path / checkpoint.DIVIDED / "__1_0.distcp"
+    file.write_bytes(file.read_bytes()[::-1])
+    assert [checkpoint.damaged(path, reader, 3) for reader in range(3)] == [[], [], ["__1_0.distcp"]]
+    assert checkpoint.latest(tmp_path) == path, "which looks at sizes only"
+    file.write_bytes(b"short")
+    assert "__1_0.distcp is damaged" in checkpoint.broken(path)
+    assert not checkpoint.broken(path, ["counters"])
+    file.unlink()
+    assert "not a whole checkpoint" in checkpoint.broken(path)
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert checkpoint.latest(tmp_path / "none") is None
 

@@ -36,6 +36,9 @@ def test_a_missing_file(tmp_path):
 
 def test_an_empty_folder(tmp_path):
     assert "holds no .hdf5 file" in refused(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.hdf5").touch()
+    assert f"did you mean {tmp_path}/data?" in refused(tmp_path)
 
 
 def test_a_folder_with_unfinished_shards_only(tmp_path):
@@ -68,7 +71,7 @@ def test_a_foreign_hdf5_file(tmp_path):
     path = tmp_path / "a.hdf5"
     with h5py.File(path, "w") as file:
         file["weights"] = [1]
-    assert "neither an acceerl nor a published LIBERO layout" in refused(path)
+    assert "of no layout known here" in refused(path)
 
 
 def test_a_future_format_version(shard):
@@ -80,7 +83,7 @@ def test_a_future_format_version(shard):
 def test_an_episode_without_its_attributes(shard):
     with h5py.File(shard, "r+") as file:
         del file["data/demo_1"].attrs["task"]
-    assert "a part is missing" in refused(shard)
+    assert "demo_1 @task: is missing" in refused(shard)
 
 
 def test_damage_inside_a_frame_is_named_when_it_is_read(shard):

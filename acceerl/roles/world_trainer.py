@@ -1,0 +1,236 @@
+"""One update of a world and a success model: windows through both losses, one step of each optimiser. No links here.
+
+The pretraining job and the world_model role train by it alike. Several ranks train one model together, each on
+windows of its own draw, with gradients averaged.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from acceerl.channels.collective import Alone, Collective
+from acceerl.protocols import SuccessModel, WorldModel
+from acceerl.roles.gradients import share_state, sum_gradients
+from acceerl.stores.clips import Clips
+from acceerl.stores.memory import Memory
+from acceerl.types import ClipBatch
+from acceerl.world_models.windows import ticks
+
+BODY_BATCH, BODY_LR = 256, 2e-3
+FINAL_SHARE = 0.2  # of the windows end with a success, which in most data one in forty does; as many just before one
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the optimisers need."""
+
+    lr: float
+    weight_decay: float
+    ema: float = 0.99
+    grad_clip: float = 1.0
+
+
+class WorldTrainer:
+    """Both models, their optimisers, and the moving averages of their weights that others get to use.
+
+    A model with a method `after_update` keeps an average of its own.
+    """
+
+    def __init__(
+        self, world: WorldModel, success: SuccessModel, rates: Rates, seed: int, collective: Collective | None = None
+    ) -> None:
+        self.models: dict[str, Any] = {"world": world, "success": success}
+        self.rates, self.seed, self.collective = rates, seed, collective or Alone()
+        self.optimisers = {name: _optimiser(model, rates) for name, model in self.models.items()}
+        self.averages = {name: copy.deepcopy(model.state_dict()) for name, model in self.models.items()}
+        self.updates = 0
+
+    @property
+    def world(self) -> WorldModel:
+        model: WorldModel = self.models["world"]
+        return model
+
+    @property
+    def success(self) -> SuccessModel:
+        model: SuccessModel = self.models["success"]
+        return model
+
+    def share(self) -> None:
+        """Begins with rank 0's models on every rank."""
+        for model in self.models.values():
+            share_state(model, self.collective)
+
+    def fit_body(self, motion: ClipBatch, updates: int) -> float:
+        """A model with a method `body_loss` learns the law of its body before anything else, from windows without
+        pictures: what it paints hangs on where the body is, and frames are too dear to learn that from. Returns the
+        last loss."""
+        law: Any = self.models["world"]
+        optimiser = torch.optim.AdamW(law.parameters(), lr=BODY_LR, weight_decay=0.0)
+        rng, loss = np.random.default_rng(self.seed), torch.zeros(())
+        for step in range(updates):
+            optimiser.param_groups[0]["lr"] = BODY_LR * (1 - step / updates)
+            loss = law.body_loss(_chosen(motion, rng.integers(len(motion), size=BODY_BATCH)))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        self.averages["world"] = copy.deepcopy(law.state_dict())
+        return float(loss.detach())
+
+    def update(
+        self, windows: ClipBatch, lr_share: float = 1.0, dreamt: bool = True, motion: ClipBatch | None = None
+    ) -> dict[str, float]:
+        """One step of both models; `dreamt`: the success model sees frames of the world model among true ones.
+        `motion`: windows without pictures, for a model with a method `body_loss`."""
+        figures: dict[str, float] = {}
+        batches = {
+            "world": lambda: self._world_loss(windows, motion),
+            "success": lambda: self._success_loss(windows, dreamt),
+        }
+        for name, loss_of in batches.items():
+            self._seed(name)
+            self.models[name].train()
+            loss, told = loss_of()
+            self.optimisers[name].zero_grad(set_to_none=True)
+            (loss / self.collective.size).backward()
+            figures |= told | {f"{name}_grad_norm": self._step(name, lr_share)}
+        self.updates += 1
+        return figures
+
+    def _world_loss(self, windows: ClipBatch, motion: ClipBatch | None) -> tuple[Tensor, dict[str, float]]:
+        loss, figures = self.world.loss(windows)
+        if motion is not None:
+            loss = loss + self.models["world"].body_loss(motion)
+        return loss, figures
+
+    def _seed(self, name: str) -> None:
+        """What a model draws follows from the update's number, so that a resumed training equals an unbroken one."""
+        reseed = getattr(self.models[name], "seed", None)
+        if reseed is not None:
+            numbers = (self.seed, self.updates, self.collective.rank)
+            reseed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+    def _step(self, name: str, lr_share: float) -> float:
+        model, optimiser = self.models[name], self.optimisers[name]
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        sum_gradients(parameters, self.collective)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.rates.grad_clip))
+        for group in optimiser.param_groups:
+            group["lr"] = self.rates.lr * lr_share
+        optimiser.step()
+        own = getattr(model, "after_update", None)
+        if own is not None:
+            own()
+        _average(self.averages[name], model, 0.0 if own else min(self.rates.ema, self.updates / (self.updates + 10)))
+        return norm
+
+    def _success_loss(self, windows: ClipBatch, dreamt: bool) -> tuple[Tensor, dict[str, float]]:
+        """On last frames as they are, as the world model sees them, and with other windows' instructions."""
+        cameras, n = self.world.spec.cameras, len(windows)
+        true = {c: windows.images[c][:, -1] for c in cameras}
+        labels, words = windows.succeeded[:, -1], list(windows.instructions)
+        others = words[1:] + words[:1]
+        same = np.array([a == b for a, b in zip(words, others, strict=True)])
+        parts = [(true, words, labels), (true, others, labels & same)]
+        if dreamt and n > 1:
+            parts.append(self._dreamt(_chosen(windows, slice(n // 2))))
+        images = {c: np.concatenate([frames[c] for frames, _, _ in parts]) for c in cameras}
+        asked = [text for _, texts, _ in parts for text in texts]
+        return self.success.loss(images, asked, np.concatenate([truth for _, _, truth in parts]))
+
+    def _dreamt(self, windows: ClipBatch) -> tuple[dict[str, np.ndarray], list[str], np.ndarray]:
+        """Every frame after now, as dreamt one tick after another: frames, instructions, and whether they succeed."""
+        spec = self.world.spec
+        device = next(self.models["world"].parameters()).device
+        self.models["world"].eval()
+        past, future = ticks(windows, spec, device, decided=True)
+        frames: list[dict[str, np.ndarray]] = []
+        for tick in future:
+            images, proprio = self.world.predict(past, tick.actions, tick.executed)
+            past = tick.after(past, images, proprio)
+            frames.append({c: x.cpu().numpy() for c, x in images.items()})
+        there = windows.valid[:, spec.context :].T.ravel()
+        dreamt = {c: np.concatenate([f[c] for f in frames])[there] for c in spec.cameras}
+        words = np.array(windows.instructions * len(future), object)[there].tolist()
+        return dreamt, words, windows.succeeded[:, spec.context :].T.ravel()[there]
+
+    def averaged(self) -> dict[str, dict[str, Tensor]]:
+        """The weights that others get to use."""
+        return self.averages
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "models": {name: model.state_dict() for name, model in self.models.items()},
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "averages": self.averages,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, model in self.models.items():
+            model.load_state_dict(state["models"][name])
+            self.optimisers[name].load_state_dict(state["optimisers"][name])
+        self.averages = copy.deepcopy(state["averages"])
+        self.updates = state["updates"]
+
+
+def motion_of(memory: Memory, world: WorldModel) -> Clips | None:
+    """Windows without pictures that show the body at every recorded step of a tick and at the ticks before it; None
+    for a world model without a method `body_loss`, without a body to predict, or without an episode yet."""
+    spec, fit = world.spec, Memory([episode for episode in memory.entries if episode.rows > 0])
+    unit = math.lcm(*(episode.stride for episode in fit.entries))
+    if not (hasattr(world, "body_loss") and spec.proprio and len(fit)) or spec.stride % unit:
+        return None
+    ahead = spec.stride // unit  # frames of a tick
+    return Clips(fit, (spec.context - 1) * ahead + 1, ahead, spec.cameras, True, unit, pictures=False)
+
+
+def drawn(
+    recorded: Clips | None, live: Clips | None, recorded_share: float, size: int, rng: np.random.Generator
+) -> ClipBatch:
+    """A batch of windows of recorded and live episodes, of either alone where there are no others."""
+    if recorded is None or live is None:
+        only = recorded or live
+        assert only is not None, "nothing to train on"
+        return only.draw(size, rng, FINAL_SHARE)
+    old = int(rng.binomial(size, recorded_share))
+    parts = [clips.draw(count, rng, FINAL_SHARE) for clips, count in ((recorded, old), (live, size - old)) if count]
+    return ClipBatch.joined(parts)
+
+
+def _chosen(windows: ClipBatch, which: Any) -> ClipBatch:
+    """Some of the windows, by a slice or by their numbers."""
+    return ClipBatch(
+        {c: x[which] for c, x in windows.images.items()},
+        windows.proprio[which],
+        windows.actions[which],
+        windows.executed[which],
+        windows.valid[which],
+        windows.succeeded[which],
+        tuple(np.array(windows.instructions, object)[which]),
+    )
+
+
+def _optimiser(model: nn.Module, rates: Rates) -> torch.optim.Optimizer:
+    """Decay for matrices only: offsets, norms and single vectors have no scale to hold down."""
+    named = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in named if p.ndim >= 2], "weight_decay": rates.weight_decay},
+        {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rates.lr, fused=True)
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - keep)
+        else:
+            average[name].copy_(tensor)

@@ -1,0 +1,215 @@
+"""One update of a world and a success model: losses fall, averages follow, resuming changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acceerl.channels.collective import Alone, Collective
+from acceerl.roles.world_trainer import FINAL_SHARE, Rates, WorldTrainer, drawn
+from acceerl.types import ClipBatch
+from acceerl.world_models.success import SuccessNet
+from tests.unit.roles.ranks import Threads
+from tests.unit.world_models.worlds import SPEC, moving, world
+
+RATES = Rates(lr=3e-3, weight_decay=0.01)
+
+
+def trainer(seed: int = 0, collective: Collective | None = None, rates: Rates = RATES) -> WorldTrainer:
+    models = world(seed=seed), SuccessNet(SPEC, members=2, channels=8, seed=seed)
+    return WorldTrainer(*models, rates, seed=5, collective=collective)
+
+
+def windows(seed: int = 0, n: int = 8) -> ClipBatch:
+    """The square ends at the left: that is what `go left` asks for."""
+    made = moving(n, seed=seed)
+    at_left = made.images["front"][:, -1, 4, 0, 0] == 230
+    made.succeeded[:, -1] = at_left
+    return replace(made, instructions=("go left",) * n)
+
+
+def tensors(trained: WorldTrainer) -> dict[str, torch.Tensor]:
+    return {f"{m}.{name}": t.clone() for m, model in trained.models.items() for name, t in model.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(t, other[name]) for name, t in one.items())
+
+
+def test_updates_lower_both_losses_and_tell_them():
+    trained = trainer()
+    told = [trained.update(windows()) for _ in range(15)]
+    for name in ("picture_loss", "success_loss"):
+        assert told[-1][name] < 0.7 * told[0][name], name
+    assert {"proprio_loss", "world_grad_norm", "success_grad_norm"} <= told[0].keys()
+    assert all(np.isfinite(value) for figures in told for value in figures.values())
+    assert trained.updates == 15
+
+
+def test_the_body_learns_first_and_nothing_else_does():
+    trained = trainer()
+    before, motion = tensors(trained), replace(windows(n=32), images={})
+    first = trained.models["world"].body_loss(motion).item()
+    assert trained.fit_body(motion, 300) < 0.5 * first
+    changed = {name for name, tensor in tensors(trained).items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith("world.body.") for name in changed)
+    assert equal(trained.averaged()["world"], trained.models["world"].state_dict()), "others get what was learnt"
+
+
+def test_averages_follow_the_weights_ever_slower():
+    """The n-th update keeps n / (n + 10) of the average, at most `ema`."""
+    trained = trainer(rates=replace(RATES, ema=0.1))
+    expected: dict[str, torch.Tensor] = {}
+    for update in range(4):
+        trained.update(windows())
+        keep, now = min(0.1, update / (update + 10)), tensors(trained)
+        expected = {n: t if not expected else keep * expected[n] + (1 - keep) * t for n, t in now.items()}
+    found = {f"{m}.{n}": t for m, state in trained.averaged().items() for n, t in state.items()}
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
+    assert not equal(found, tensors(trained))
+
+
+def test_a_model_with_an_average_of_its_own_is_asked_to_keep_it():
+    class Own(type(world())):
+        asked = 0
+
+        def after_update(self) -> None:
+            self.asked += 1
+
+    own = Own(SPEC, channels=8, blocks=1, condition=32)
+    trained = WorldTrainer(own, SuccessNet(SPEC, members=1, channels=8), RATES, seed=0)
+    trained.update(windows())
+    trained.update(windows())
+    assert own.asked == 2
+    assert equal(trained.averaged()["world"], own.state_dict()), "others get its state as it is"
+
+
+def test_the_learning_rate_has_a_share():
+    still = trainer()
+    before = tensors(still)
+    still.update(windows(), lr_share=0.0)
+    assert equal(tensors(still), before)
+
+
+def test_a_resumed_training_equals_an_unbroken_one():
+    unbroken = trainer()
+    for update in range(2):
+        unbroken.update(windows(update))
+    saved = io.BytesIO()
+    torch.save(unbroken.state_dict(), saved)
+    for update in range(2, 4):
+        unbroken.update(windows(update))
+    saved.seek(0)
+    resumed = trainer(seed=9)
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    assert resumed.updates == 2
+    for update in range(2, 4):
+        resumed.update(windows(update))
+    assert equal(tensors(resumed), tensors(unbroken))
+    for name, average in unbroken.averaged().items():
+        assert equal(resumed.averaged()[name], average)
+
+
+def test_a_loaded_state_is_a_copy():
+    state = copy.deepcopy(trainer().state_dict())
+    resumed = trainer(seed=9)
+    resumed.load_state_dict(state)
+    resumed.update(windows())
+    assert equal(state["averages"]["world"], trainer().averaged()["world"])
+
+
+def test_dreamt_frames_are_shown_to_the_success_model():
+    """As the world model sees the last frames of half the windows: so many pictures more, judged as the true ones."""
+    seen: list[tuple[dict[str, np.ndarray], list[str], np.ndarray]] = []
+
+    class Watching(SuccessNet):
+        def loss(self, images: Any, instructions: Any, labels: np.ndarray) -> Any:
+            seen.append((images, list(instructions), labels))
+            return super().loss(images, instructions, labels)
+
+    trained = WorldTrainer(world(), Watching(SPEC, members=1, channels=8), RATES, seed=0)
+    batch = replace(windows(), instructions=("go left", "go right") * 4)
+    trained.update(batch)
+    trained.update(batch, dreamt=False)
+    (images, texts, labels), (plain, _, _) = seen
+    assert [len(images["front"]), len(texts), len(labels), len(plain["front"])] == [20, 20, 20, 16]
+    truth = batch.succeeded[:, -1]
+    assert truth.any()
+    assert np.array_equal(labels, np.concatenate([truth, np.zeros(8, bool), truth[:4]])), "others' words: no success"
+    assert texts[8:16] == ["go right", "go left"] * 4
+    assert np.array_equal(images["front"][:8], batch.images["front"][:, -1])
+    assert not np.array_equal(images["front"][16:], batch.images["front"][:4, -1])
+
+
+def test_a_single_window_is_a_batch_too():
+    figures = trainer().update(windows(n=1))
+    assert all(np.isfinite(value) for value in figures.values())
+
+
+def test_ranks_with_equal_windows_train_as_one_does():
+    """Gradients are averaged, not added: two ranks of the same windows are one rank."""
+    alone = trainer(collective=Alone())
+    ranks = [trainer(rank.rank, rank) for rank in Threads.of(2)]
+
+    def work(trained: WorldTrainer) -> dict[str, torch.Tensor]:
+        trained.models["success"].seed = lambda _: None  # ranks leave out other frames
+        trained.models["success"].generator.manual_seed(0)
+        trained.share()
+        for update in range(2):
+            trained.update(windows(update))
+        return tensors(trained)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, ranks)
+    expected = work(alone)
+    assert equal(first, second)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_ranks_with_other_windows_stay_equal():
+    def work(trained: WorldTrainer) -> dict[str, torch.Tensor]:
+        trained.share()
+        for update in range(2):
+            trained.update(windows(10 * trained.collective.rank + update))
+        return tensors(trained)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, [trainer(rank.rank, rank) for rank in Threads.of(2)])
+    assert equal(first, second)
+    assert not equal(first, tensors(trainer()))
+
+
+class Named:
+    """Stands for windows of one kind, and remembers what was asked of it."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.asked = text, []
+
+    def draw(self, size: int, rng: np.random.Generator, final_share: float) -> ClipBatch:
+        self.asked.append((size, final_share))
+        return replace(windows(n=size), instructions=(self.text,) * size)
+
+
+def test_batches_mix_recorded_and_live_windows():
+    recorded, live, rng = Named("recorded"), Named("live"), np.random.default_rng(0)
+    texts = [text for _ in range(50) for text in drawn(recorded, live, 0.25, 8, rng).instructions]
+    assert len(texts) == 400
+    assert 0.2 < texts.count("recorded") / 400 < 0.3
+    assert {share for _, share in recorded.asked + live.asked} == {FINAL_SHARE}
+    assert all(size for size, _ in recorded.asked + live.asked), "an empty draw is left out"
+
+
+@pytest.mark.parametrize(("recorded", "live", "text"), [(Named("a"), None, "a"), (None, Named("b"), "b")])
+def test_either_alone_is_a_batch(recorded: Any, live: Any, text: str):
+    assert drawn(recorded, live, 0.5, 4, np.random.default_rng(0)).instructions == (text,) * 4
