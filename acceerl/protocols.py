@@ -187,7 +187,7 @@ class WorldModel(Protocol):
 
 @runtime_checkable
 class SuccessModel(Protocol):
-    """Says from what the cameras show whether the task is done. Also a `torch.nn.Module`.
+    """Says from what the cameras show and the body feels whether the task is done. Also a `torch.nn.Module`.
 
     One with an attribute `threshold` knows above which probability a dream has succeeded (others: one half), and one
     with a method `decide(threshold)` learns it from held-out episodes; with `calibrate(logits, labels)` and `logits`
@@ -198,11 +198,14 @@ class SuccessModel(Protocol):
     def spec(self) -> WorldSpec: ...
 
     def loss(
-        self, images: dict[str, np.ndarray], instructions: Sequence[str], labels: np.ndarray
+        self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """`images` are uint8 [N, H, W, 3] a camera, `labels` bool [N]: was the instruction fulfilled in this frame."""
+        """`images` are uint8 [N, H, W, 3] a camera, `proprio` float32 [N, P] with P of the spec, `labels` bool [N]: was
+        the instruction fulfilled in this frame."""
         ...
 
-    def probability(self, images: dict[str, torch.Tensor], instructions: Sequence[str]) -> torch.Tensor:
+    def probability(
+        self, images: dict[str, torch.Tensor], proprio: torch.Tensor, instructions: Sequence[str]
+    ) -> torch.Tensor:
         """float32 [N, M] in [0, 1], without gradients: the opinions of the ensemble's M members."""
         ...

@@ -105,7 +105,8 @@ def _learn(config: Config, run: Run, collective: Collective) -> tuple[WorldTrain
     rates = Rates(numbers.lr, numbers.weight_decay, numbers.ema)
     trainer = WorldTrainer(world, success, rates, config.seed, collective)
     memory = Memory(recorded(learnt, world.spec.cameras))
-    _normalise(world, memory.recorded)
+    for model in (world, success):
+        _normalise(model, memory.recorded)
     _train(config, run, trainer, memory)
     return trainer, judged, spec
 
@@ -155,10 +156,10 @@ def _split(trajectories: Trajectories, config: Config) -> tuple[Trajectories, Tr
     return trajectories.chosen(left), trajectories.chosen(sorted(held))
 
 
-def _normalise(world: Any, episodes: list[Kept]) -> None:
+def _normalise(model: Any, episodes: list[Kept]) -> None:
     """A deviation that is nearly none would make noise of it."""
-    own = getattr(world, "normalise_proprio", None)
-    size = world.spec.proprio
+    own = getattr(model, "normalise_proprio", None)
+    size = model.spec.proprio
     if own is not None and size:
         body = np.concatenate([e.proprio for e in episodes])[:, :size]
         std = body.std(axis=0)

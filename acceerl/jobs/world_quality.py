@@ -138,7 +138,8 @@ def _judged(world: WorldModel, success: SuccessModel, episodes: Sequence[Kept], 
     logits, labels = [], []
     for e in episodes:
         frames = {c: torch.from_numpy(e.images[c]) for c in success.spec.cameras}
-        logits.append(_logits(success, frames, [e.instruction] * (e.rows + 1)))
+        felt = torch.from_numpy(e.proprio)[:, : success.spec.proprio]
+        logits.append(_logits(success, frames, felt, [e.instruction] * (e.rows + 1)))
         labels.append(np.arange(e.rows + 1) == (e.rows if e.success else -1))
     dreamt, shown = _dreamt_frames(world, success, episodes)
     scores, truth = torch.cat([*logits, dreamt]), np.concatenate([*labels, shown])
@@ -162,15 +163,17 @@ def _dreamt_frames(
         starts = [start_of(e, s, world.spec) for s in steps]
         actions = np.stack([padded(e.actions[s : s + stride], stride) for s in steps])
         past = history(starts, world.spec, torch.device("cpu"))
-        images, _ = world.predict(past, torch.from_numpy(actions))
-        logits.append(_logits(success, images, [e.instruction] * len(steps)))
+        images, felt = world.predict(past, torch.from_numpy(actions))
+        logits.append(_logits(success, images, felt, [e.instruction] * len(steps)))
         truth.append(np.array([s == steps[-1] and e.success for s in steps]))
     return torch.cat(logits), np.concatenate(truth)
 
 
-def _logits(success: SuccessModel, frames: dict[str, torch.Tensor], words: list[str]) -> torch.Tensor:
+def _logits(
+    success: SuccessModel, frames: dict[str, torch.Tensor], felt: torch.Tensor, words: list[str]
+) -> torch.Tensor:
     own = getattr(success, "logits", None)
     if own is not None:
-        return torch.as_tensor(own(frames, words))
-    p = success.probability(frames, words).clamp(1e-6, 1 - 1e-6)
+        return torch.as_tensor(own(frames, felt, words))
+    p = success.probability(frames, felt, words).clamp(1e-6, 1 - 1e-6)
     return torch.log(p / (1 - p))

@@ -134,31 +134,36 @@ class WorldTrainer:
         """On last frames as they are, as the world model sees them, and with other windows' instructions."""
         cameras, n = self.world.spec.cameras, len(windows)
         true = {c: windows.images[c][:, -1] for c in cameras}
+        felt = windows.proprio[:, -1, : self.world.spec.proprio]
         labels, words = windows.succeeded[:, -1], list(windows.instructions)
         others = words[1:] + words[:1]
         same = np.array([a == b for a, b in zip(words, others, strict=True)])
-        parts = [(true, words, labels), (true, others, labels & same)]
+        parts = [(true, felt, words, labels), (true, felt, others, labels & same)]
         if dreamt and n > 1:
             parts.append(self._dreamt(_chosen(windows, slice(n // 2))))
-        images = {c: np.concatenate([frames[c] for frames, _, _ in parts]) for c in cameras}
-        asked = [text for _, texts, _ in parts for text in texts]
-        return self.success.loss(images, asked, np.concatenate([truth for _, _, truth in parts]))
+        images = {c: np.concatenate([frames[c] for frames, *_ in parts]) for c in cameras}
+        body = np.concatenate([proprio for _, proprio, *_ in parts])
+        asked = [text for _, _, texts, _ in parts for text in texts]
+        return self.success.loss(images, body, asked, np.concatenate([truth for *_, truth in parts]))
 
-    def _dreamt(self, windows: ClipBatch) -> tuple[dict[str, np.ndarray], list[str], np.ndarray]:
-        """Every frame after now, as dreamt one tick after another: frames, instructions, and whether they succeed."""
+    def _dreamt(self, windows: ClipBatch) -> tuple[dict[str, np.ndarray], np.ndarray, list[str], np.ndarray]:
+        """Every frame after now, as dreamt one tick after another: frames, proprioception, instructions, and whether
+        they succeed."""
         spec = self.world.spec
         device = next(self.models["world"].parameters()).device
         self.models["world"].eval()
         past, future = ticks(windows, spec, device, decided=True)
         frames: list[dict[str, np.ndarray]] = []
+        felt: list[np.ndarray] = []
         for tick in future:
             images, proprio = self.world.predict(past, tick.actions, tick.executed)
             past = tick.after(past, images, proprio)
             frames.append({c: x.cpu().numpy() for c, x in images.items()})
+            felt.append(proprio.cpu().numpy())
         there = windows.valid[:, spec.context :].T.ravel()
         dreamt = {c: np.concatenate([f[c] for f in frames])[there] for c in spec.cameras}
         words = np.array(windows.instructions * len(future), object)[there].tolist()
-        return dreamt, words, windows.succeeded[:, spec.context :].T.ravel()[there]
+        return dreamt, np.concatenate(felt)[there], words, windows.succeeded[:, spec.context :].T.ravel()[there]
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
         """The weights that others get to use."""

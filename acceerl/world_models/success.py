@@ -1,8 +1,10 @@
 """The success model: does this frame show that the instruction is fulfilled? An ensemble, so that it can doubt.
 
-Small convolutional networks whose features the instruction modulates, trained with the focal loss (Lin et al. 2017;
-PAPER: AcceRL, gamma 2), since fulfilled frames are rare. Members differ in their first weights and in the frames that
-each is trained on; where they disagree, imagination has left what they know.
+Small convolutional networks whose features the instruction and the body modulate: whether fingers still hold what
+stands in its place, small pictures hardly show, but the body feels it. Trained with the focal loss (Lin et al. 2017;
+PAPER: AcceRL, gamma 2), since fulfilled frames are rare, and for the same reason on frames that are shifted, tinted and
+felt a little wrong. Members differ in their first weights and in the frames that each is trained on; where they
+disagree, imagination has left what they know.
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ from acceerl.protocols import WorldSpec
 from acceerl.world_models.words import Words
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SHIFT, TINT, FELT = (
+    0.05,
+    0.2,
+    0.15,
+)  # of a side, of a colour, of a deviation: few hundred successes are soon known by heart
 
 
 class SuccessNet(nn.Module):
@@ -50,6 +57,8 @@ class SuccessNet(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.members = nn.ModuleList(Judge(spec, channels) for _ in range(members))
+        self.register_buffer("proprio_mean", torch.zeros(spec.proprio))
+        self.register_buffer("proprio_std", torch.ones(spec.proprio))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("threshold", torch.tensor(0.5))
         self.generator = torch.Generator().manual_seed(seed)
@@ -58,39 +67,47 @@ class SuccessNet(nn.Module):
     def spec(self) -> WorldSpec:
         return self._spec
 
+    def normalise_proprio(self, mean: Any, std: Any) -> None:
+        """Sets the scale of proprioception, float32 [P] each; call once, before training."""
+        self.get_buffer("proprio_mean").copy_(torch.as_tensor(mean))
+        self.get_buffer("proprio_std").copy_(torch.as_tensor(std))
+
     def seed(self, seed: int) -> None:
         """Decides which frames each member leaves out from now on."""
         self.generator.manual_seed(seed)
 
     def loss(
-        self, images: dict[str, np.ndarray], instructions: Sequence[str], labels: np.ndarray
+        self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
     ) -> tuple[Tensor, dict[str, float]]:
         """See `protocols.SuccessModel.loss`. Each member leaves out another random fifth of the frames."""
         device = self.get_buffer("temperature").device
-        tensors = {c: torch.from_numpy(images[c]).to(device) for c in self._spec.cameras}
+        shown = {c: varied(torch.from_numpy(images[c]).to(device), self.generator) for c in self._spec.cameras}
         truth = torch.from_numpy(np.asarray(labels, np.float32)).to(device)
-        logits = self._opinions(tensors, instructions)
+        noise = FELT * torch.randn(proprio.shape, generator=self.generator).to(device)
+        felt = torch.from_numpy(np.asarray(proprio, np.float32)).to(device) + noise * self.get_buffer("proprio_std")
+        logits = self._opinions(shown, felt, instructions)
         losses = focal_loss(logits, truth[:, None].expand_as(logits), self.gamma, self.alpha)
         kept = (torch.rand(losses.shape, generator=self.generator) < 0.8).float().to(device)
         loss = (losses * kept).sum() / kept.sum().clamp(min=1)
         return loss, {"success_loss": float(loss.detach())}
 
     @torch.no_grad()
-    def logits(self, images: dict[str, Tensor], instructions: Sequence[str]) -> Tensor:
+    def logits(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
         """float32 [N, M], before calibration."""
-        return self._opinions(images, instructions)
+        return self._opinions(images, proprio, instructions)
 
-    def _opinions(self, images: dict[str, Tensor], instructions: Sequence[str]) -> Tensor:
+    def _opinions(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
         """Logits of every member, float32 [N, M]."""
+        body = (proprio - self.get_buffer("proprio_mean")) / self.get_buffer("proprio_std")
         stacked = torch.cat([images[c] for c in self._spec.cameras], dim=-1).permute(0, 3, 1, 2)
         with torch.autocast(stacked.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             places = F.pixel_unshuffle(stacked, 4).to(PRECISIONS[self.precision]) / 127.5 - 1
             places = places.contiguous(memory_format=torch.channels_last)
-            return torch.stack([member(places, instructions) for member in self.members], dim=1).float()
+            return torch.stack([member(places, body, instructions) for member in self.members], dim=1).float()
 
-    def probability(self, images: dict[str, Tensor], instructions: Sequence[str]) -> Tensor:
+    def probability(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
         """See `protocols.SuccessModel.probability`."""
-        return torch.sigmoid(self.logits(images, instructions) / self.get_buffer("temperature"))
+        return torch.sigmoid(self.logits(images, proprio, instructions) / self.get_buffer("temperature"))
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> float:
         """Sets the temperature that makes probabilities likeliest on held-out frames (Guo et al. 2017); returns it.
@@ -109,13 +126,17 @@ class SuccessNet(nn.Module):
 
 
 class Judge(nn.Module):
-    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4] and instructions -> logits [N]."""
+    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4], scaled proprioception [N, P] and
+    instructions -> logits [N]."""
 
     def __init__(self, spec: WorldSpec, channels: int) -> None:
         super().__init__()
         wide = 2 * channels
         self.enter = nn.Conv2d(3 * len(spec.cameras) * 16, wide, 1)
         self.words = Words(wide)
+        self.body = (
+            nn.Sequential(nn.Linear(spec.proprio, wide), nn.SiLU(), nn.Linear(wide, wide)) if spec.proprio else None
+        )
         self.place = nn.Parameter(torch.randn(1, wide, spec.image_size[0] // 4, spec.image_size[1] // 4) * 0.1)
         self.first = nn.Conv2d(wide, wide, 3, padding=1)
         self.films = nn.ModuleList(nn.Linear(wide, 2 * c) for c in (wide, 2 * wide))
@@ -123,8 +144,10 @@ class Judge(nn.Module):
         self.look = nn.Conv2d(2 * wide, 2 * wide, 3, stride=2, padding=1)
         self.head = nn.Sequential(nn.Linear(2 * 2 * wide, 2 * wide), nn.ReLU(), nn.Linear(2 * wide, 1))
 
-    def forward(self, places: Tensor, instructions: Sequence[str]) -> Tensor:
+    def forward(self, places: Tensor, body: Tensor, instructions: Sequence[str]) -> Tensor:
         asked = self.words(instructions)
+        if self.body is not None:
+            asked = asked + self.body(body)
         x = F.relu(self.enter(places) + self.place)
         x = _modulated(x + self.first(x), self.films[0], asked)
         x = _modulated(self.down(x), self.films[1], asked)
@@ -136,6 +159,20 @@ class Judge(nn.Module):
 def _modulated(x: Tensor, film: nn.Module, asked: Tensor) -> Tensor:
     scale, shift = film(asked)[:, :, None, None].chunk(2, dim=1)
     return F.relu(x * (1 + scale) + shift)
+
+
+def varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of the images, uint8 [N, H, W, 3], shifted with its edges drawn out (Kostrikov et al. 2020), and tinted."""
+    n, h, w, _ = images.shape
+    by = [round(SHIFT * side) for side in (h, w)]
+    places = [
+        (torch.arange(side) + torch.randint(-most, most + 1, (n, 1), generator=generator)).clamp(0, side - 1)
+        for side, most in zip((h, w), by, strict=True)
+    ]
+    rows, columns = (p.to(images.device) for p in places)
+    moved = images[torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None]]
+    tint = 1 + TINT * (2 * torch.rand(n, 1, 1, 3, generator=generator) - 1).to(images.device)
+    return (moved.float() * tint).clamp(0, 255).to(torch.uint8)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:

@@ -45,11 +45,13 @@ class Bright(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))
 
     def loss(
-        self, images: dict[str, np.ndarray], instructions: Sequence[str], labels: np.ndarray
+        self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
     ) -> tuple[torch.Tensor, dict[str, float]]:
         return (self.weight - 1) ** 2, {"success_loss": float(self.weight.detach())}
 
-    def probability(self, images: dict[str, torch.Tensor], instructions: Sequence[str]) -> torch.Tensor:
+    def probability(
+        self, images: dict[str, torch.Tensor], proprio: torch.Tensor, instructions: Sequence[str]
+    ) -> torch.Tensor:
         level = images["front"][:, 0, 0, 0].float() / 100
         return level.clamp(max=1)[:, None].expand(-1, 2)
 

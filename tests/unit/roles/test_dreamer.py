@@ -171,7 +171,7 @@ def test_recorded_episodes_say_nothing_about_this_policys_success():
 @pytest.mark.parametrize("doubt", [0.0, 2.0])
 def test_doubt_takes_the_spread_of_opinions_off(doubt: float):
     class Divided(Bright):
-        def probability(self, images, instructions):
+        def probability(self, images, proprio, instructions):
             return torch.tensor([[0.2, 0.6]]).expand(len(instructions), -1)
 
     dream = Imagination(Counting(), Divided(), ENV, 0.5, doubt)

@@ -130,19 +130,20 @@ def test_a_loaded_state_is_a_copy():
 
 def test_dreamt_frames_are_shown_to_the_success_model():
     """As the world model sees the last frames of half the windows: so many pictures more, judged as the true ones."""
-    seen: list[tuple[dict[str, np.ndarray], list[str], np.ndarray]] = []
+    seen: list[tuple[dict[str, np.ndarray], np.ndarray, list[str], np.ndarray]] = []
 
     class Watching(SuccessNet):
-        def loss(self, images: Any, instructions: Any, labels: np.ndarray) -> Any:
-            seen.append((images, list(instructions), labels))
-            return super().loss(images, instructions, labels)
+        def loss(self, images: Any, proprio: np.ndarray, instructions: Any, labels: np.ndarray) -> Any:
+            seen.append((images, proprio, list(instructions), labels))
+            return super().loss(images, proprio, instructions, labels)
 
     trained = WorldTrainer(world(), Watching(SPEC, members=1, channels=8), RATES, seed=0)
     batch = replace(windows(), instructions=("go left", "go right") * 4)
     trained.update(batch)
     trained.update(batch, dreamt=False)
-    (images, texts, labels), (plain, _, _) = seen
-    assert [len(images["front"]), len(texts), len(labels), len(plain["front"])] == [20, 20, 20, 16]
+    (images, felt, texts, labels), (plain, *_) = seen
+    assert [len(images["front"]), len(felt), len(texts), len(labels), len(plain["front"])] == [20, 20, 20, 20, 16]
+    assert np.array_equal(felt[:16], np.tile(batch.proprio[:, -1, : SPEC.proprio], (2, 1)))
     truth = batch.succeeded[:, -1]
     assert truth.any()
     assert np.array_equal(labels, np.concatenate([truth, np.zeros(8, bool), truth[:4]])), "others' words: no success"

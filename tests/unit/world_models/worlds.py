@@ -116,7 +116,7 @@ class Reading(nn.Module):
         super().__init__()
         self.spec, self.spread = SPEC, spread
 
-    def probability(self, images: dict[str, Tensor], instructions: Sequence[str]) -> Tensor:
+    def probability(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
         p = images[self.spec.cameras[0]][:, 0, 0, 0].float() / 128
         return torch.stack([p - self.spread, p + self.spread], dim=1)
 
