@@ -200,8 +200,8 @@ class SuccessModel(Protocol):
     def loss(
         self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """`images` are uint8 [N, H, W, 3] a camera, `proprio` float32 [N, P] with P of the spec, `labels` bool [N]: was
-        the instruction fulfilled in this frame."""
+        """`images` are uint8 [N, H, W, 3] a camera, `proprio` float32 [N, K, P] after each of the last K ticks to the
+        frame (K, P: the spec's), `labels` bool [N]: was the instruction fulfilled in this frame."""
         ...
 
     def probability(

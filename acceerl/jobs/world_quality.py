@@ -12,7 +12,7 @@ import torch
 
 from acceerl.config import Dreamer
 from acceerl.jobs.world_endings import endings
-from acceerl.protocols import SuccessModel, WorldModel
+from acceerl.protocols import SuccessModel, WorldModel, WorldSpec
 from acceerl.roles.contexts import padded, start_of
 from acceerl.stores.memory import Kept
 from acceerl.types import EnvSpec
@@ -138,8 +138,7 @@ def _judged(world: WorldModel, success: SuccessModel, episodes: Sequence[Kept], 
     logits, labels = [], []
     for e in episodes:
         frames = {c: torch.from_numpy(e.images[c]) for c in success.spec.cameras}
-        felt = torch.from_numpy(e.proprio)[:, : success.spec.proprio]
-        logits.append(_logits(success, frames, felt, [e.instruction] * (e.rows + 1)))
+        logits.append(_logits(success, frames, _felt(e, success.spec), [e.instruction] * (e.rows + 1)))
         labels.append(np.arange(e.rows + 1) == (e.rows if e.success else -1))
     dreamt, shown = _dreamt_frames(world, success, episodes)
     scores, truth = torch.cat([*logits, dreamt]), np.concatenate([*labels, shown])
@@ -163,10 +162,19 @@ def _dreamt_frames(
         starts = [start_of(e, s, world.spec) for s in steps]
         actions = np.stack([padded(e.actions[s : s + stride], stride) for s in steps])
         past = history(starts, world.spec, torch.device("cpu"))
-        images, felt = world.predict(past, torch.from_numpy(actions))
-        logits.append(_logits(success, images, felt, [e.instruction] * len(steps)))
+        told = torch.from_numpy(actions)
+        after = advanced(past, told, *world.predict(past, told))
+        frames = {c: images[:, -1] for c, images in after.images.items()}
+        logits.append(_logits(success, frames, after.proprio, [e.instruction] * len(steps)))
         truth.append(np.array([s == steps[-1] and e.success for s in steps]))
     return torch.cat(logits), np.concatenate(truth)
+
+
+def _felt(episode: Kept, spec: WorldSpec) -> torch.Tensor:
+    """Proprioception of the last K ticks at each row, float32 [rows + 1, K, P]; before the first row it is repeated."""
+    back = spec.stride // episode.stride * np.arange(spec.context - 1, -1, -1)
+    rows = np.arange(episode.rows + 1)[:, None] - back
+    return torch.from_numpy(episode.proprio[np.maximum(rows, 0), : spec.proprio])
 
 
 def _logits(

@@ -132,16 +132,16 @@ class WorldTrainer:
 
     def _success_loss(self, windows: ClipBatch, dreamt: bool) -> tuple[Tensor, dict[str, float]]:
         """On last frames as they are, as the world model sees them, and with other windows' instructions."""
-        cameras, n = self.world.spec.cameras, len(windows)
-        true = {c: windows.images[c][:, -1] for c in cameras}
-        felt = windows.proprio[:, -1, : self.world.spec.proprio]
+        spec, n = self.world.spec, len(windows)
+        true = {c: windows.images[c][:, -1] for c in spec.cameras}
+        felt = windows.proprio[:, -spec.context :, : spec.proprio]
         labels, words = windows.succeeded[:, -1], list(windows.instructions)
         others = words[1:] + words[:1]
         same = np.array([a == b for a, b in zip(words, others, strict=True)])
         parts = [(true, felt, words, labels), (true, felt, others, labels & same)]
         if dreamt and n > 1:
             parts.append(self._dreamt(_chosen(windows, slice(n // 2))))
-        images = {c: np.concatenate([frames[c] for frames, *_ in parts]) for c in cameras}
+        images = {c: np.concatenate([frames[c] for frames, *_ in parts]) for c in spec.cameras}
         body = np.concatenate([proprio for _, proprio, *_ in parts])
         asked = [text for _, _, texts, _ in parts for text in texts]
         return self.success.loss(images, body, asked, np.concatenate([truth for *_, truth in parts]))
@@ -159,7 +159,7 @@ class WorldTrainer:
             images, proprio = self.world.predict(past, tick.actions, tick.executed)
             past = tick.after(past, images, proprio)
             frames.append({c: x.cpu().numpy() for c, x in images.items()})
-            felt.append(proprio.cpu().numpy())
+            felt.append(past.proprio.cpu().numpy())
         there = windows.valid[:, spec.context :].T.ravel()
         dreamt = {c: np.concatenate([f[c] for f in frames])[there] for c in spec.cameras}
         words = np.array(windows.instructions * len(future), object)[there].tolist()

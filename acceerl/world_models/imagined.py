@@ -115,7 +115,7 @@ class Imagination:
     def judged(self) -> np.ndarray:
         """The probability of success in each dream, float32 [N]: the ensemble's mean less its doubt."""
         frames = {c: images[:, -1] for c, images in self.past.images.items()}
-        opinions = self.success.probability(frames, self.past.proprio[:, -1], self.instructions)
+        opinions = self.success.probability(frames, self.past.proprio, self.instructions)
         spread = opinions.std(dim=1, correction=0) if opinions.shape[1] > 1 else torch.zeros(len(self))
         return (opinions.mean(dim=1) - self.doubt * spread.to(opinions.device)).clamp(0, 1).cpu().numpy()
 

@@ -1,10 +1,10 @@
 """The success model: does this frame show that the instruction is fulfilled? An ensemble, so that it can doubt.
 
 Small convolutional networks whose features the instruction and the body modulate: whether fingers still hold what
-stands in its place, small pictures hardly show, but the body feels it. Trained with the focal loss (Lin et al. 2017;
-PAPER: AcceRL, gamma 2), since fulfilled frames are rare, and for the same reason on frames that are shifted, tinted and
-felt a little wrong. Members differ in their first weights and in the frames that each is trained on; where they
-disagree, imagination has left what they know.
+stands in its place, and whether they held it on the way there, small pictures hardly show, but the body feels it.
+Trained with the focal loss (Lin et al. 2017; PAPER: AcceRL, gamma 2), since fulfilled frames are rare, and for the same
+reason on frames that are shifted, tinted and felt a little wrong. Members differ in their first weights and in the
+frames that each is trained on; where they disagree, imagination has left what they know.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class SuccessNet(nn.Module):
 
 
 class Judge(nn.Module):
-    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4], scaled proprioception [N, P] and
+    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4], scaled proprioception [N, K, P] and
     instructions -> logits [N]."""
 
     def __init__(self, spec: WorldSpec, channels: int) -> None:
@@ -134,9 +134,8 @@ class Judge(nn.Module):
         wide = 2 * channels
         self.enter = nn.Conv2d(3 * len(spec.cameras) * 16, wide, 1)
         self.words = Words(wide)
-        self.body = (
-            nn.Sequential(nn.Linear(spec.proprio, wide), nn.SiLU(), nn.Linear(wide, wide)) if spec.proprio else None
-        )
+        felt = spec.context * spec.proprio
+        self.body = nn.Sequential(nn.Linear(felt, wide), nn.SiLU(), nn.Linear(wide, wide)) if felt else None
         self.place = nn.Parameter(torch.randn(1, wide, spec.image_size[0] // 4, spec.image_size[1] // 4) * 0.1)
         self.first = nn.Conv2d(wide, wide, 3, padding=1)
         self.films = nn.ModuleList(nn.Linear(wide, 2 * c) for c in (wide, 2 * wide))
@@ -147,7 +146,7 @@ class Judge(nn.Module):
     def forward(self, places: Tensor, body: Tensor, instructions: Sequence[str]) -> Tensor:
         asked = self.words(instructions)
         if self.body is not None:
-            asked = asked + self.body(body)
+            asked = asked + self.body(body.flatten(1))
         x = F.relu(self.enter(places) + self.place)
         x = _modulated(x + self.first(x), self.films[0], asked)
         x = _modulated(self.down(x), self.films[1], asked)

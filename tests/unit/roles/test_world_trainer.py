@@ -143,7 +143,7 @@ def test_dreamt_frames_are_shown_to_the_success_model():
     trained.update(batch, dreamt=False)
     (images, felt, texts, labels), (plain, *_) = seen
     assert [len(images["front"]), len(felt), len(texts), len(labels), len(plain["front"])] == [20, 20, 20, 20, 16]
-    assert np.array_equal(felt[:16], np.tile(batch.proprio[:, -1, : SPEC.proprio], (2, 1)))
+    assert np.array_equal(felt[:16], np.tile(batch.proprio[:, -SPEC.context :, : SPEC.proprio], (2, 1, 1)))
     truth = batch.succeeded[:, -1]
     assert truth.any()
     assert np.array_equal(labels, np.concatenate([truth, np.zeros(8, bool), truth[:4]])), "others' words: no success"

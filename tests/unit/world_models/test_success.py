@@ -30,7 +30,7 @@ def examples() -> tuple[dict[str, np.ndarray], np.ndarray, list[str], np.ndarray
 
 def still(n: int) -> np.ndarray:
     """Proprioception that tells nothing."""
-    return np.zeros((n, SPEC.proprio), np.float32)
+    return np.zeros((n, SPEC.context, SPEC.proprio), np.float32)
 
 
 def answers(model: SuccessNet) -> torch.Tensor:
@@ -168,9 +168,9 @@ def test_what_no_picture_shows_the_body_tells():
     """Equal pictures and words: fulfilled where the fingers are open, in units that it has to scale."""
     model, n = net(), 16
     images = {"front": np.stack([square(0)] * n)}
-    fingers = np.tile(np.array([[500.0, 101.0], [500.0, 100.0]], np.float32), (n // 2, 1))
+    fingers = np.tile(np.array([[[500.0, 101.0]], [[500.0, 100.0]]], np.float32), (n // 2, 1, 1))
     model.normalise_proprio([500.0, 100.5], [1.0, 0.5])
-    labels, optimiser = fingers[:, 1] > 100.5, torch.optim.Adam(model.parameters(), 3e-3)
+    labels, optimiser = fingers[:, 0, 1] > 100.5, torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(40):
         optimiser.zero_grad()
         model.loss(images, fingers, ["let go"] * n, labels)[0].backward()
@@ -183,7 +183,7 @@ def test_what_no_picture_shows_the_body_tells():
 def test_a_body_is_no_must():
     model = SuccessNet(replace(SPEC, proprio=0), members=1, channels=8)
     images, _, texts, labels = examples()
-    loss, _ = model.loss(images, np.zeros((16, 0), np.float32), texts, labels)
+    loss, _ = model.loss(images, np.zeros((16, 1, 0), np.float32), texts, labels)
     assert torch.isfinite(loss)
 
 
