@@ -4,8 +4,9 @@ A U-Net over the cameras of the last frames, all layers modulated (FiLM, Perez e
 actions of the tick. Each pixel is a mixture of the colour that it paints and of the same pixel in the last K frames, so
 what stands still stays as it was, and what a gripper hid comes back from the frame that last showed it. Attention at
 the coarsest level lets the cameras tell each other what only one of them sees. A small network of its own predicts
-proprioception from the actions (law.py), and the painter is told that prediction; what only pictures tell is added to
-it from the painter's coarsest features.
+the body's path through the tick from the actions (law.py), and the painter is told that path; its coarsest features say
+at which step of it the tick ended (fingers that let go succeed at once, whatever they would do next) and add what only
+pictures tell.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POINTS = 6  # a camera
 SCALE = 127.5
 FELT = 16  # channels of the coarsest grid from which proprioception is corrected
+LAST = 5.0  # how much likelier, as a logit, the last step of a tick is its end before anything is learnt
 CHANGED = 0.1  # in [-1, 1] units: about what a person sees
 
 
@@ -76,8 +78,9 @@ class RegressionWorld(nn.Module):
         self.register_buffer("proprio_mean", torch.zeros(spec.proprio))
         self.register_buffer("proprio_std", torch.ones(spec.proprio))
         self.condition = nn.Sequential(
-            nn.Linear(told + spec.proprio, condition), nn.SiLU(), nn.Linear(condition, condition), nn.SiLU()
-        )
+            nn.Linear(told + (spec.stride + 1) * spec.proprio, condition), nn.SiLU(),
+            nn.Linear(condition, condition), nn.SiLU(),
+        )  # fmt: skip
         pixels = 3 * len(spec.cameras) * self.patch**2
         height, width = (side // self.patch for side in spec.image_size)
         self.points = nn.Linear(condition, POINTS * len(spec.cameras) * 3)
@@ -93,7 +96,7 @@ class RegressionWorld(nn.Module):
         self.mix = Mix(widths[2])
         self.feel = nn.Sequential(
             nn.Conv2d(widths[2], FELT, 1), nn.SiLU(), nn.Flatten(),
-            nn.Linear(FELT * grids[2][0] * grids[2][1], spec.proprio),
+            nn.Linear(FELT * grids[2][0] * grids[2][1], spec.stride + spec.proprio),
         )  # fmt: skip
         self.grow = nn.ModuleList(nn.Conv2d(2 * c, 4 * c, 1) for c in widths[:2])
         self.join = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in widths[:2])
@@ -174,23 +177,23 @@ class RegressionWorld(nn.Module):
         Where the `tick` is known, its true proprioception is what is painted by: so the painter learns to trust it,
         and never shows a grip that the body does not feel.
         """
-        told, moved = self._law(past, actions, executed)
-        moved = moved.detach()  # `body_loss` teaches the law, by windows without pictures, which come by thousands
-        truth = torch.full_like(moved, torch.nan)
+        told, path = self._law(past, actions, executed)
+        path = path.detach()  # `body_loss` teaches the law, by windows without pictures, which come by thousands
+        truth = torch.full_like(path[:, -1], torch.nan)
         if tick is not None and self._spec.proprio:
             truth = torch.where(tick.valid[:, None] > 0, self._scaled(tick.proprio), truth)
         seen = torch.stack([past.images[c] for c in self._spec.cameras], dim=2)  # uint8 [N, K, M, H, W, 3]
         with torch.autocast(seen.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             paint = self._compiled if self.training else self._paint  # batches of one size
-            painted, felt = paint(seen, told, moved, truth)
+            painted, felt = paint(seen, told, path, truth)
         return self._blend(painted.float(), seen), felt
 
     def _law(self, past: History, actions: Tensor, executed: Tensor) -> tuple[Tensor, Tensor]:
-        """What is told of the tick, and where the actions alone will take the body, scaled [N, P]."""
+        """What is told of the tick, and where the actions alone will take the body at each step, scaled [N, S, P]."""
         told = self._told(past, actions, executed)
         if not self._spec.proprio:
-            return told, past.proprio[:, -1]
-        return told, self.body(self._scaled(past.proprio), actions, executed)[:, -1]
+            return told, past.proprio[:, -1:].expand(-1, self._spec.stride, -1)
+        return told, self.body(self._scaled(past.proprio), actions, executed)
 
     def _told(self, past: History, actions: Tensor, executed: Tensor) -> Tensor:
         """Proprioception, the tick's actions and which of them are done, and the sums of earlier ticks' actions."""
@@ -207,13 +210,14 @@ class RegressionWorld(nn.Module):
             dim=1,
         )
 
-    def _paint(self, seen: Tensor, told: Tensor, moved: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    def _paint(self, seen: Tensor, told: Tensor, path: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Of each of M cameras three colours and K + 1 scores, [N, (4 + K) M, H, W]; and what was felt, [N, P].
 
         The way down sees where the body would go; the way up paints by what it felt, or by the truth where that is not
         NaN.
         """
-        condition = self.condition(torch.cat([told, moved], dim=1))
+        told = torch.cat([told, path.flatten(1)], dim=1)
+        condition = self.condition(torch.cat([told, path[:, -1]], dim=1))
         bytes_ = F.pixel_unshuffle(seen.permute(0, 1, 2, 5, 3, 4).flatten(1, 3), self.patch)  # bytes move fastest
         pixels = bytes_.to(PRECISIONS[self.precision]) * (1 / SCALE) - 1
         x = torch.cat([pixels, self._pointed(condition).to(pixels.dtype)], dim=1)
@@ -223,12 +227,18 @@ class RegressionWorld(nn.Module):
             kept.append(x)
             x = shrink(x)
         x = self.mix(_run(self.middle, x + self.places[2], condition))
-        felt = moved + self.feel(x).float()
+        felt = self._felt(x, path)
         condition = self.condition(torch.cat([told, torch.where(truth.isnan(), felt.detach(), truth)], dim=1))
         for level in (1, 0):
             x = F.pixel_shuffle(self.grow[level](x), 2)
             x = _run(self.up[level], self.join[level](torch.cat([x, kept[level]], dim=1)), condition)
         return F.pixel_shuffle(self.leave(x), self.patch), felt
+
+    def _felt(self, x: Tensor, path: Tensor) -> Tensor:
+        """Where the body's path ended, and what it met there, scaled [N, P]."""
+        ends, met = self.feel(x).float().split([path.shape[1], path.shape[2]], dim=1)
+        favour = F.one_hot(torch.tensor(path.shape[1] - 1, device=x.device), path.shape[1]) * LAST
+        return (path * (ends + favour).softmax(dim=1)[..., None]).sum(dim=1) + met
 
     def _pointed(self, condition: Tensor) -> Tensor:
         """Where the body's parts will be in each picture, [N, 3 maps a point, h, w]: nearness, and signed distances.

@@ -11,7 +11,7 @@ import torch
 from acceerl.protocols import WorldSpec
 from acceerl.types import ClipBatch
 from acceerl.world_models.quality import changed_error
-from tests.unit.world_models.worlds import SPEC, moving, past_of, train, world
+from tests.unit.world_models.worlds import SPEC, moving, past_of, square, train, world
 
 TWO = replace(SPEC, cameras=("front", "wrist"))
 
@@ -34,6 +34,32 @@ def loss_of(windows: ClipBatch, **numbers) -> float:
 def trained():
     model = world(seed=0)
     return model, train(model, moving(16), 200)
+
+
+def ending(n: int, seed: int) -> tuple[ClipBatch, np.ndarray]:
+    """Ticks of two steps that each move the body by its action; a square on the left ends the tick after the first.
+
+    Returns windows, and where the body would be after both steps.
+    """
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (n, 1, 2, 2)).astype(np.float32)
+    at_once = rng.random(n) < 0.5
+    frames = np.stack([np.stack([square(0 if early else 12)] * 2) for early in at_once])
+    path = np.cumsum(actions[:, 0], axis=1)
+    body = np.stack([np.zeros((n, 2), np.float32), np.where(at_once[:, None], path[:, 0], path[:, 1])], axis=1)
+    return ClipBatch({"front": frames}, body, actions, np.full((n, 1), 2), np.ones((n, 2), bool),
+                     np.zeros((n, 2), bool), ("go left",) * n), path[:, 1]  # fmt: skip
+
+
+def test_pictures_tell_at_which_step_of_its_path_a_tick_ended():
+    """The body's law, which sees none, goes on to the last one."""
+    model = world(seed=0)
+    model.body.forward = lambda past, actions, executed: actions.cumsum(dim=1)  # this body's law, known by heart
+    train(model, ending(64, 0)[0], 150, lr=3e-3)
+    windows, last = ending(64, 1)
+    _, felt = model.predict(past_of(windows), torch.from_numpy(windows.actions[:, 0]))
+    truth = windows.proprio[:, 1]
+    assert np.abs(felt.numpy() - truth).mean() < 0.3 * np.abs(last - truth).mean()
 
 
 def test_it_learns_where_the_square_goes(trained):
