@@ -6,6 +6,7 @@ Only this file imports mpi4py, and only inside a function, because child process
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from acceerl.channels.connection import INJECT
 
 EAGAIN_TRIES = 2_000  # 1 ms while a living peer opens its side, 0.2 s at a dead one's closed port
 PORTS = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}  # others crash at Accept or Connect
+# PyPI's MPICH would take UCX, which now and then cannot read its own peers' addresses (pmodels/mpich#7417).
+WORLD = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
 DEATHS = {"MPIR_CVAR_CH4_OFI_MAX_EAGAIN_RETRY": str(EAGAIN_TRIES), "FI_TCP_MAX_INJECT": str(INJECT)}
 
 
@@ -21,7 +24,7 @@ class Misfit(RuntimeError):
 
 
 def load_mpi(ports: bool = True) -> Any:
-    """Imports and initialises MPI. `ports=False` leaves the network to the site's own settings.
+    """Imports and initialises MPI. `ports=False` leaves the network to the site's own MPI and settings.
 
     Raises Misfit where no launcher offers a PMI.
     """
@@ -30,7 +33,7 @@ def load_mpi(ports: bool = True) -> Any:
         raise Misfit(
             bare if ports else "srun offers no PMI, so no process finds the others: set site.pmi (srun --mpi=list)"
         )
-    for name, value in {**(PORTS if ports else {}), **DEATHS}.items():
+    for name, value in {**(PORTS if ports else _of_a_world()), **DEATHS}.items():
         os.environ.setdefault(name, value)
     import mpi4py
 
@@ -42,6 +45,14 @@ def load_mpi(ports: bool = True) -> Any:
     MPI.COMM_WORLD.Set_errhandler(MPI.ERRORS_RETURN)
     _forget_shared_files()
     return MPI
+
+
+def _of_a_world() -> dict[str, str]:
+    try:
+        distribution("mpich")
+    except PackageNotFoundError:
+        return {}
+    return WORLD
 
 
 def _forget_shared_files() -> None:

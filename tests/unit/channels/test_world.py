@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from acceerl.channels import mpi_library
 from acceerl.channels.links import Peer
 from acceerl.channels.mpi_library import Misfit
 from acceerl.channels.world import Lane, WorldMeetings, rank_table, refuse_other_size
 
+NETMOD = "MPIR_CVAR_CH4_NETMOD"
 TABLE = [("learner", 0), ("inference", 0), ("rollout", 0)]
 
 
@@ -95,3 +100,19 @@ def test_a_world_of_another_size_is_refused(found, why):
 def test_two_ranks_of_one_name_are_refused():
     with pytest.raises(Misfit, match=r"two ranks of the world say that they are rollout\[1\]"):
         rank_table([("rollout", 1), ("learner", 0), ("rollout", 1)])
+
+
+@pytest.mark.parametrize(("installed", "own", "netmod"), [(True, "", "ofi"), (False, "", None), (True, "ucx", "ucx")])
+def test_pypis_mpich_builds_its_world_over_ofi_unless_told_otherwise(monkeypatch, installed, own, netmod):
+    def distribution(name: str) -> None:
+        if not installed:
+            raise PackageNotFoundError(name)
+
+    comm = SimpleNamespace(Set_errhandler=lambda _: None)
+    mpi = SimpleNamespace(COMM_SELF=comm, COMM_WORLD=comm, ERRORS_RETURN=0)
+    monkeypatch.setattr(mpi_library, "distribution", distribution)
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=mpi, rc=SimpleNamespace()))
+    monkeypatch.setattr(os, "environ", {"PMI_RANK": "0"} | ({NETMOD: own} if own else {}))
+    assert mpi_library.load_mpi(ports=False) is mpi
+    assert os.environ.get(NETMOD) == netmod
+    assert "FI_PROVIDER" not in os.environ, "the network is the site's choice"
