@@ -27,6 +27,7 @@ POINTS = 6  # a camera
 SCALE = 127.5
 FELT = 16  # channels of the coarsest grid from which proprioception is corrected
 LAST = 5.0  # how much likelier, as a logit, the last step of a tick is its end before anything is learnt
+ENDED = 0.2  # weight of the loss of that step
 CHANGED = 0.1  # in [-1, 1] units: about what a person sees
 
 
@@ -117,16 +118,18 @@ class RegressionWorld(nn.Module):
         """See `protocols.WorldModel.loss`. Later ticks see the model's own frames, as in imagination."""
         device = self.get_buffer("proprio_mean").device
         past, future = ticks(windows, self._spec, device, decided=True)
-        pictures, body = torch.zeros((), device=device), torch.zeros((), device=device)
+        pictures, body, end = (torch.zeros((), device=device) for _ in range(3))
         for tick in future:
-            frames, proprio = self._forward(past, tick.actions, tick.executed, tick)
+            frames, proprio, ends = self._forward(past, tick.actions, tick.executed, tick)
             pictures = pictures + self._picture_loss(frames, past, tick)
             if self._spec.proprio:  # the mean of nothing is no number
                 body = body + self._body_loss(proprio, tick)
+                end = end + (F.cross_entropy(ends, tick.ended - 1, reduction="none") * tick.valid).mean()
             past = tick.after(past, _bytes(frames.detach(), self._spec.cameras), self._unscaled(proprio.detach()))
         n = len(future)
-        figures = {"picture_loss": float(pictures.detach()) / n, "proprio_loss": float(body.detach()) / n}
-        return (pictures + body) / n, figures
+        losses = {"picture_loss": pictures / n, "proprio_loss": body / n, "end_loss": end / n}
+        figures = {name: float(loss.detach()) for name, loss in losses.items()}
+        return (pictures + body + ENDED * end) / n, figures
 
     def body_loss(self, windows: ClipBatch) -> Tensor:
         """The mean absolute error of the body's own law over the steps of a tick, a scalar.
@@ -148,7 +151,7 @@ class RegressionWorld(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """See `protocols.WorldModel.predict`."""
         done = executed if executed is not None else torch.full((len(past),), self._spec.stride, device=actions.device)
-        frames, proprio = self._forward(past, actions, done)
+        frames, proprio, _ = self._forward(past, actions, done)
         return _bytes(frames, self._spec.cameras), self._unscaled(proprio)
 
     def _body_loss(self, proprio: Tensor, tick: Ticks) -> Tensor:
@@ -171,8 +174,9 @@ class RegressionWorld(nn.Module):
 
     def _forward(
         self, past: History, actions: Tensor, executed: Tensor, tick: Ticks | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The next frames, cameras stacked, float32 [N, 3 M, H, W] in [-1, 1], and scaled proprioception [N, P].
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The next frames, cameras stacked, float32 [N, 3 M, H, W] in [-1, 1], scaled proprioception [N, P], and the
+        logits of the step that was the tick's last, [N, S].
 
         Where the `tick` is known, its true proprioception is what is painted by: so the painter learns to trust it,
         and never shows a grip that the body does not feel.
@@ -185,8 +189,8 @@ class RegressionWorld(nn.Module):
         seen = torch.stack([past.images[c] for c in self._spec.cameras], dim=2)  # uint8 [N, K, M, H, W, 3]
         with torch.autocast(seen.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             paint = self._compiled if self.training else self._paint  # batches of one size
-            painted, felt = paint(seen, told, path, truth)
-        return self._blend(painted.float(), seen), felt
+            painted, felt, ends = paint(seen, told, path, truth)
+        return self._blend(painted.float(), seen), felt, ends
 
     def _law(self, past: History, actions: Tensor, executed: Tensor) -> tuple[Tensor, Tensor]:
         """What is told of the tick, and where the actions alone will take the body at each step, scaled [N, S, P]."""
@@ -210,8 +214,8 @@ class RegressionWorld(nn.Module):
             dim=1,
         )
 
-    def _paint(self, seen: Tensor, told: Tensor, path: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each of M cameras three colours and K + 1 scores, [N, (4 + K) M, H, W]; and what was felt, [N, P].
+    def _paint(self, seen: Tensor, told: Tensor, path: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each of M cameras three colours and K + 1 scores, [N, (4 + K) M, H, W]; what was felt, [N, P]; the ends.
 
         The way down sees where the body would go; the way up paints by what it felt, or by the truth where that is not
         NaN.
@@ -227,18 +231,18 @@ class RegressionWorld(nn.Module):
             kept.append(x)
             x = shrink(x)
         x = self.mix(_run(self.middle, x + self.places[2], condition))
-        felt = self._felt(x, path)
+        felt, ends = self._felt(x, path)
         condition = self.condition(torch.cat([told, torch.where(truth.isnan(), felt.detach(), truth)], dim=1))
         for level in (1, 0):
             x = F.pixel_shuffle(self.grow[level](x), 2)
             x = _run(self.up[level], self.join[level](torch.cat([x, kept[level]], dim=1)), condition)
-        return F.pixel_shuffle(self.leave(x), self.patch), felt
+        return F.pixel_shuffle(self.leave(x), self.patch), felt, ends
 
-    def _felt(self, x: Tensor, path: Tensor) -> Tensor:
-        """Where the body's path ended, and what it met there, scaled [N, P]."""
+    def _felt(self, x: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the body's path ended, and what it met there, scaled [N, P]; and a logit for each step, [N, S]."""
         ends, met = self.feel(x).float().split([path.shape[1], path.shape[2]], dim=1)
-        favour = F.one_hot(torch.tensor(path.shape[1] - 1, device=x.device), path.shape[1]) * LAST
-        return (path * (ends + favour).softmax(dim=1)[..., None]).sum(dim=1) + met
+        ends = ends + F.one_hot(torch.tensor(path.shape[1] - 1, device=x.device), path.shape[1]) * LAST
+        return (path * ends.softmax(dim=1)[..., None]).sum(dim=1) + met, ends
 
     def _pointed(self, condition: Tensor) -> Tensor:
         """Where the body's parts will be in each picture, [N, 3 maps a point, h, w]: nearness, and signed distances.

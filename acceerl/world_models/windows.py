@@ -17,6 +17,7 @@ class Ticks:
 
     actions: Tensor  # float32 [N, S, D]
     executed: Tensor  # int64 [N]
+    ended: Tensor  # int64 [N], after how many steps the frames were seen: fewer where a success ended a whole tick
     images: dict[str, Tensor]  # camera -> uint8 [N, H, W, 3]
     proprio: Tensor  # float32 [N, P]
     valid: Tensor  # float32 [N]
@@ -47,7 +48,7 @@ def ticks(
     images = {c: torch.from_numpy(windows.images[c]).to(device) for c in spec.cameras}
     proprio = torch.from_numpy(windows.proprio).float().to(device)[..., : spec.proprio]
     actions = torch.from_numpy(windows.actions).float().to(device)
-    executed = torch.from_numpy(windows.executed).to(device)
+    ended = executed = torch.from_numpy(windows.executed).to(device)
     if decided:
         actions, executed = _decided(actions, executed, torch.from_numpy(windows.succeeded).to(device)[:, 1:])
     done = torch.arange(spec.stride, device=device) < executed[..., None]
@@ -56,8 +57,8 @@ def ticks(
     k = spec.context
     past = History({c: x[:, :k] for c, x in images.items()}, proprio[:, :k], actions[:, : k - 1])
     return past, [
-        Ticks(actions[:, t - 1], executed[:, t - 1].clamp(min=1), {c: x[:, t] for c, x in images.items()},
-              proprio[:, t], valid[:, t])
+        Ticks(actions[:, t - 1], executed[:, t - 1].clamp(min=1), ended[:, t - 1].clamp(min=1),
+              {c: x[:, t] for c, x in images.items()}, proprio[:, t], valid[:, t])
         for t in range(k, valid.shape[1])
     ]  # fmt: skip
 

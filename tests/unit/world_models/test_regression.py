@@ -37,7 +37,7 @@ def trained():
 
 
 def ending(n: int, seed: int) -> tuple[ClipBatch, np.ndarray]:
-    """Ticks of two steps that each move the body by its action; a square on the left ends the tick after the first.
+    """Ticks of two steps that each move the body by its action; a square on the left succeeds after the first.
 
     Returns windows, and where the body would be after both steps.
     """
@@ -47,19 +47,20 @@ def ending(n: int, seed: int) -> tuple[ClipBatch, np.ndarray]:
     frames = np.stack([np.stack([square(0 if early else 12)] * 2) for early in at_once])
     path = np.cumsum(actions[:, 0], axis=1)
     body = np.stack([np.zeros((n, 2), np.float32), np.where(at_once[:, None], path[:, 0], path[:, 1])], axis=1)
-    return ClipBatch({"front": frames}, body, actions, np.full((n, 1), 2), np.ones((n, 2), bool),
-                     np.zeros((n, 2), bool), ("go left",) * n), path[:, 1]  # fmt: skip
+    succeeded = np.stack([np.zeros(n, bool), at_once], axis=1)
+    return ClipBatch({"front": frames}, body, actions, np.where(at_once, 1, 2)[:, None], np.ones((n, 2), bool),
+                     succeeded, ("go left",) * n), path[:, 1]  # fmt: skip
 
 
 def test_pictures_tell_at_which_step_of_its_path_a_tick_ended():
     """The body's law, which sees none, goes on to the last one."""
     model = world(seed=0)
     model.body.forward = lambda past, actions, executed: actions.cumsum(dim=1)  # this body's law, known by heart
-    train(model, ending(64, 0)[0], 150, lr=3e-3)
+    train(model, ending(64, 0)[0], 80, lr=3e-3)
     windows, last = ending(64, 1)
     _, felt = model.predict(past_of(windows), torch.from_numpy(windows.actions[:, 0]))
     truth = windows.proprio[:, 1]
-    assert np.abs(felt.numpy() - truth).mean() < 0.3 * np.abs(last - truth).mean()
+    assert np.abs(felt.numpy() - truth).mean() < 0.2 * np.abs(last - truth).mean()
 
 
 def test_it_learns_where_the_square_goes(trained):

@@ -84,6 +84,7 @@ def test_most_ticks_that_success_cut_short_are_shown_whole():
     cut.succeeded[:, 3] = [True] * 7 + [False]
     _, future = ticks(cut, SPEC, CPU, decided=True)
     assert future[1].executed.tolist() == [1, 2, 2, 2, 1, 2, 2, 1]
+    assert future[1].ended.tolist() == [1] * 8, "when it ended is known all the same"
     assert future[1].actions[:, 0, 0].tolist() == [3.0 + 10 * n for n in range(8)], "what was executed stays"
     assert future[1].actions[:, 1, 0].tolist() == [0.0, 3.5, 13.5, 23.5, 0.0, 43.5, 53.5, 0.0]
     _, plain = ticks(cut, SPEC, CPU)
