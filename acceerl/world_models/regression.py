@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from acceerl.protocols import History, WorldSpec
 from acceerl.types import ClipBatch
 from acceerl.world_models.law import Law
+from acceerl.world_models.parts import PRECISIONS, Scaled, check_precision
 from acceerl.world_models.windows import Ticks, ticks
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POINTS = 6  # a camera
 SCALE = 127.5
 FELT = 16  # channels of the coarsest grid from which proprioception is corrected
@@ -31,7 +31,7 @@ ENDED = 0.2  # weight of the loss of that step
 CHANGED = 0.1  # in [-1, 1] units: about what a person sees
 
 
-class RegressionWorld(nn.Module):
+class RegressionWorld(Scaled):
     """See `protocols.WorldModel`. Predicts the mean, so what it cannot know it blurs.
 
     `channels` of the finest grid, whose places are `patch` pixels a side, doubled at each of two coarser ones.
@@ -54,14 +54,13 @@ class RegressionWorld(nn.Module):
         compile: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(spec.proprio)
         if patch < 1 or any(side % (4 * patch) for side in spec.image_size):
             raise ValueError(
                 f"the regression world model needs images whose sides 4 * patch = {4 * patch} divides, not "
                 f"{spec.image_size}: choose another world_model.patch"
             )
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_precision(precision)
         self._spec, self.patch, self.precision, self.focus = spec, patch, precision, focus
         self.kwargs: dict[str, Any] = {
             "patch": patch, "channels": channels, "blocks": blocks, "condition": condition, "focus": focus,
@@ -76,8 +75,6 @@ class RegressionWorld(nn.Module):
     def _build(self, spec: WorldSpec, channels: int, blocks: int, condition: int) -> None:
         told = spec.context * spec.proprio + spec.stride * (spec.action_dim + 1) + (spec.context - 1) * spec.action_dim
         self.body = Law(spec)
-        self.register_buffer("proprio_mean", torch.zeros(spec.proprio))
-        self.register_buffer("proprio_std", torch.ones(spec.proprio))
         self.condition = nn.Sequential(
             nn.Linear(told + (spec.stride + 1) * spec.proprio, condition), nn.SiLU(),
             nn.Linear(condition, condition), nn.SiLU(),
@@ -108,11 +105,6 @@ class RegressionWorld(nn.Module):
     @property
     def spec(self) -> WorldSpec:
         return self._spec
-
-    def normalise_proprio(self, mean: Any, std: Any) -> None:
-        """Sets the scale of proprioception, float [P] each; call once, before training."""
-        self.get_buffer("proprio_mean").copy_(torch.as_tensor(mean))
-        self.get_buffer("proprio_std").copy_(torch.as_tensor(std))
 
     def loss(self, windows: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """See `protocols.WorldModel.loss`. Later ticks see the model's own frames, as in imagination."""
@@ -267,12 +259,6 @@ class RegressionWorld(nn.Module):
         old = seen.permute(0, 1, 2, 5, 3, 4).float() * (1 / SCALE) - 1
         mixed = shares[:, 0] * painted[:, : 3 * m].unflatten(1, (m, 3)) + (shares[:, 1:] * old).sum(dim=1)
         return mixed.flatten(1, 2)
-
-    def _scaled(self, proprio: Tensor) -> Tensor:
-        return (proprio - self.get_buffer("proprio_mean")) / self.get_buffer("proprio_std")
-
-    def _unscaled(self, proprio: Tensor) -> Tensor:
-        return proprio * self.get_buffer("proprio_std") + self.get_buffer("proprio_mean")
 
 
 class Film(nn.Module):

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acceerl.protocols import WorldSpec
+from acceerl.world_models.parts import PRECISIONS, Scaled, check_precision
 from acceerl.world_models.words import Words
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SHIFT, TINT, FELT = (
     0.05,
     0.2,
@@ -28,7 +28,7 @@ SHIFT, TINT, FELT = (
 )  # of a side, of a colour, of a deviation: few hundred successes are soon known by heart
 
 
-class SuccessNet(nn.Module):
+class SuccessNet(Scaled):
     """See `protocols.SuccessModel`. `alpha` weighs fulfilled frames in the focal loss, `gamma` spares easy ones."""
 
     kind = "success"
@@ -43,13 +43,12 @@ class SuccessNet(nn.Module):
         precision: str = "float32",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(spec.proprio)
         if spec.image_size[0] % 16 or spec.image_size[1] % 16:
             raise ValueError(f"the success model needs images whose sides 16 divides, not {spec.image_size}")
         if members < 1 or not 0 < alpha < 1:
             raise ValueError(f"success_model.members={members} must be at least 1, alpha={alpha} between 0 and 1")
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_precision(precision)
         self._spec, self.gamma, self.alpha, self.precision = spec, gamma, alpha, precision
         self.kwargs: dict[str, Any] = {
             "members": members, "channels": channels, "gamma": gamma, "alpha": alpha, "precision": precision,
@@ -57,8 +56,6 @@ class SuccessNet(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.members = nn.ModuleList(Judge(spec, channels) for _ in range(members))
-        self.register_buffer("proprio_mean", torch.zeros(spec.proprio))
-        self.register_buffer("proprio_std", torch.ones(spec.proprio))
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("threshold", torch.tensor(0.5))
         self.generator = torch.Generator().manual_seed(seed)
@@ -66,11 +63,6 @@ class SuccessNet(nn.Module):
     @property
     def spec(self) -> WorldSpec:
         return self._spec
-
-    def normalise_proprio(self, mean: Any, std: Any) -> None:
-        """Sets the scale of proprioception, float32 [P] each; call once, before training."""
-        self.get_buffer("proprio_mean").copy_(torch.as_tensor(mean))
-        self.get_buffer("proprio_std").copy_(torch.as_tensor(std))
 
     def seed(self, seed: int) -> None:
         """Decides which frames each member leaves out from now on."""
@@ -98,7 +90,7 @@ class SuccessNet(nn.Module):
 
     def _opinions(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
         """Logits of every member, float32 [N, M]."""
-        body = (proprio - self.get_buffer("proprio_mean")) / self.get_buffer("proprio_std")
+        body = self._scaled(proprio)
         stacked = torch.cat([images[c] for c in self._spec.cameras], dim=-1).permute(0, 3, 1, 2)
         with torch.autocast(stacked.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             places = F.pixel_unshuffle(stacked, 4).to(PRECISIONS[self.precision]) / 127.5 - 1

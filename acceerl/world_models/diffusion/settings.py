@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from acceerl.protocols import WorldSpec
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ROUNDING = ("nearest", "down")
 
 

@@ -20,7 +20,8 @@ from acceerl.world_models.diffusion import edm
 from acceerl.world_models.diffusion.body import Body
 from acceerl.world_models.diffusion.network import Network
 from acceerl.world_models.diffusion.sampling import Sampler
-from acceerl.world_models.diffusion.settings import PRECISIONS, Settings
+from acceerl.world_models.diffusion.settings import Settings
+from acceerl.world_models.parts import PRECISIONS, check_precision
 from acceerl.world_models.windows import check
 
 
@@ -81,8 +82,7 @@ class DiffusionWorld(nn.Module):
             train_mean, train_std, train_max, start, rounding, body, ema,
         )  # fmt: skip
         self.settings.check(spec)
-        if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_precision(precision)
         plain = asdict(self.settings)
         self.kwargs: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
         self.dtype = PRECISIONS[precision]
