@@ -105,6 +105,7 @@ class Dreamer:
     horizon: int = 8  # decisions of a dream
     threshold: float = 0.0  # probability of success that ends a dream; 0: the one that pretraining chose
     doubt: float = 1.0  # standard deviations of the success ensemble that are taken off its mean
+    reward: Literal["potential", "success"] = "potential"  # change of the probability of success, or 1 at a success
     first_share: float = 0.5  # of dreams that begin where an episode begins, others at any decision
     check_every: float = 60.0  # seconds between two comparisons of imagined and real success
     max_gap: float = 0.0  # of them, above which dreams get shorter; 0: they never do

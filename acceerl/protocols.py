@@ -178,16 +178,21 @@ class WorldModel(Protocol):
     def predict(
         self, past: History, actions: torch.Tensor, executed: torch.Tensor | None = None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One tick without gradients: the next frames, uint8 [N, H, W, 3] a camera, and proprioception [N, P].
+        """One tick without gradients: the next frames, uint8 [N, H, W, 3] a camera, and the path of the body.
 
-        `actions` is float32 [N, S, D]; of them `executed`, int64 [N] in 1..S, are done (default: all).
+        `actions` is float32 [N, S, D]; of them `executed`, int64 [N] in 1..S, are done (default: all). The path is
+        float32 [N, S, P], proprioception after each control step; its last row is that after the tick.
         """
         ...
 
 
 @runtime_checkable
 class SuccessModel(Protocol):
-    """Says from what the cameras show and the body feels whether the task is done. Also a `torch.nn.Module`.
+    """Says at which control step of a tick the task is done, if at any. Also a `torch.nn.Module`.
+
+    It sees the frames that the tick begins with, and feels the body after each of the last K ticks up to then and after
+    each of the tick's S control steps: `felt` [N, K + S, P]. Where no proprioception is predicted it sees the frames
+    after the tick instead, and is asked about its end alone (`felt` [N, K + 1, 0]). world_models/windows.py asks.
 
     One with an attribute `threshold` knows above which probability a dream has succeeded (others: one half), and one
     with a method `decide(threshold)` learns it from held-out episodes; with `calibrate(logits, labels)` and `logits`
@@ -198,14 +203,19 @@ class SuccessModel(Protocol):
     def spec(self) -> WorldSpec: ...
 
     def loss(
-        self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
+        self,
+        images: dict[str, torch.Tensor],
+        felt: torch.Tensor,
+        instructions: Sequence[str],
+        labels: torch.Tensor,
+        counted: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """`images` are uint8 [N, H, W, 3] a camera, `proprio` float32 [N, K, P] after each of the last K ticks to the
-        frame (K, P: the spec's), `labels` bool [N]: was the instruction fulfilled in this frame."""
+        """`images` are uint8 [N, H, W, 3] a camera, `felt` float32 [N, K + S, P], `labels` bool [N, S]: did this step
+        fulfil the instruction? Steps that are not `counted`, bool [N, S], never happened."""
         ...
 
     def probability(
-        self, images: dict[str, torch.Tensor], proprio: torch.Tensor, instructions: Sequence[str]
+        self, images: dict[str, torch.Tensor], felt: torch.Tensor, instructions: Sequence[str]
     ) -> torch.Tensor:
-        """float32 [N, M] in [0, 1], without gradients: the opinions of the ensemble's M members."""
+        """float32 [N, S, M] in [0, 1], without gradients: the opinions of the ensemble's M members on each step."""
         ...

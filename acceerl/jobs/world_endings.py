@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,19 @@ BATCH = 32
 VIDEOS = 4
 
 
-def endings(imagination: Imagination, episodes: Sequence[Kept], videos: Path) -> tuple[float, float, float]:
-    """The threshold that was chosen and given to the success model, and the shares of false and of missed endings.
+@dataclass(frozen=True, eq=False)
+class Endings:
+    """How imagined episodes end, along the real actions of episodes whose end is known."""
+
+    threshold: float  # that was chosen and given to the success model
+    false: float  # share of the episodes that end too early, or in a success that was none
+    missed: float  # share of the real successes; NaN without any
+    probabilities: np.ndarray  # float32 [ticks of all episodes], of success
+    succeeded: np.ndarray  # bool [ticks], really
+
+
+def endings(imagination: Imagination, episodes: Sequence[Kept], videos: Path) -> Endings:
+    """Chooses the threshold of success and counts false and missed endings.
 
     Both are cross-validated: each half of the episodes is judged by the threshold that the other half chose. The
     success model gets the higher of the two. Writes some videos, real over imagined.
@@ -42,7 +54,11 @@ def endings(imagination: Imagination, episodes: Sequence[Kept], videos: Path) ->
     for n, film in enumerate(dreams[0][1]):
         ended = _end(probabilities[n], threshold)
         _film(videos / f"imagined_{n}.mp4", episodes[n], film, imagination.stride, ended)
-    return threshold, float(np.mean(false)), float(np.mean(missed)) if missed else float("nan")
+    won = [(np.arange(len(p)) == len(p) - 1) & e.success for p, e in zip(probabilities, episodes, strict=True)]
+    return Endings(
+        threshold, float(np.mean(false)), float(np.mean(missed)) if missed else float("nan"),
+        np.concatenate(probabilities), np.concatenate(won),
+    )  # fmt: skip
 
 
 def _chosen(episodes: Sequence[Kept], probabilities: Sequence[np.ndarray], imagination: Imagination) -> float:

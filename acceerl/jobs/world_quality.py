@@ -12,7 +12,7 @@ import torch
 
 from acceerl.config import Dreamer
 from acceerl.jobs.world_endings import endings
-from acceerl.protocols import SuccessModel, WorldModel, WorldSpec
+from acceerl.protocols import SuccessModel, WorldModel
 from acceerl.roles.contexts import padded, start_of
 from acceerl.stores.memory import Kept
 from acceerl.types import EnvSpec
@@ -24,7 +24,7 @@ from acceerl.world_models.quality import (
     psnr,
     ssim,
 )
-from acceerl.world_models.windows import advanced
+from acceerl.world_models.windows import Ticks, advanced, asked
 
 HORIZONS = (1, 8, 32)  # control steps
 BATCH = 32
@@ -40,8 +40,9 @@ class Quality:
     changed_over_copying: dict[int, float] = field(default_factory=dict)  # by horizon
     changed_by_camera: dict[str, float] = field(default_factory=dict)  # at 8 control steps
     proprio_error: float = float("nan")  # mean absolute, at 8 control steps
-    success_pr_auc: float = float("nan")
-    success_pr_auc_dreamt: float = float("nan")  # on the model's own frames, one tick ahead
+    success_pr_auc: float = float("nan")  # of decisions: does this one fulfil the instruction? Asked of real pasts
+    success_pr_auc_every_step: float = float("nan")  # of control steps: is it this very one?
+    success_pr_auc_dreamt: float = float("nan")  # of the ticks of whole imagined episodes, along real actions
     calibration_error: float = float("nan")
     false_endings: float = float("nan")  # share of imagined episodes, along real actions, that end too early
     missed_endings: float = float("nan")  # share of real successes that their imagined episodes do not see
@@ -72,7 +73,9 @@ def measure(
         _frames_at(world, episodes, horizon, quality)
     _judged(world, success, episodes, quality)
     imagination = Imagination(world, success, spec, threshold=2.0, doubt=numbers.doubt)  # so that no dream ends early
-    quality.threshold, quality.false_endings, quality.missed_endings = endings(imagination, episodes, videos)
+    found = endings(imagination, episodes, videos)
+    quality.threshold, quality.false_endings, quality.missed_endings = found.threshold, found.false, found.missed
+    quality.success_pr_auc_dreamt = precision_recall_area(found.probabilities, found.succeeded)
     return quality
 
 
@@ -128,53 +131,43 @@ def _ahead(
         n = min(stride, horizon - first)
         actions = np.stack([padded(e.actions[step + first : step + first + n], stride) for e, step in starts])
         told = torch.from_numpy(actions).to(device)
-        images, proprio = world.predict(past, told, torch.full((len(starts),), n, device=device))
-        past = advanced(past, told, images, proprio)
-    return {c: x.cpu() for c, x in images.items()}, proprio.cpu().numpy()
+        images, path = world.predict(past, told, torch.full((len(starts),), n, device=device))
+        past = advanced(past, told, images, path)
+    return {c: x.cpu() for c, x in images.items()}, path[:, -1].cpu().numpy()
 
 
 def _judged(world: WorldModel, success: SuccessModel, episodes: Sequence[Kept], quality: Quality) -> None:
-    """Every real frame, and frames dreamt one tick ahead, against whether they show the instruction fulfilled."""
-    logits, labels = [], []
-    for e in episodes:
-        frames = {c: torch.from_numpy(e.images[c]) for c in success.spec.cameras}
-        logits.append(_logits(success, frames, _felt(e, success.spec), [e.instruction] * (e.rows + 1)))
-        labels.append(np.arange(e.rows + 1) == (e.rows if e.success else -1))
-    dreamt, shown = _dreamt_frames(world, success, episodes)
-    scores, truth = torch.cat([*logits, dreamt]), np.concatenate([*labels, shown])
+    """Is the instruction fulfilled, and at which step? Asked of every tick from a decision on, whose past is real."""
+    asked_of = [_tick(world, success, e) for e in episodes]
+    logits, labels, counted = (list(column) for column in zip(*asked_of, strict=True))
+    steps, truth = (torch.cat([x[c] for x, c in zip(rows, counted, strict=True)]) for rows in (logits, labels))
     calibrate = getattr(success, "calibrate", None)
     if calibrate is not None:
-        quality.temperature = calibrate(scores, torch.from_numpy(truth))
-    probabilities = torch.sigmoid(scores / quality.temperature).mean(dim=1).numpy()
-    real = len(truth) - len(shown)
-    quality.success_pr_auc = precision_recall_area(probabilities[:real], truth[:real])
-    quality.success_pr_auc_dreamt = precision_recall_area(probabilities[real:], shown)
-    quality.calibration_error = expected_calibration_error(probabilities, truth)
+        quality.temperature = calibrate(steps, truth)
+    each = [torch.sigmoid(x / quality.temperature).mean(dim=-1) * c for x, c in zip(logits, counted, strict=True)]
+    whole = torch.cat([p.amax(dim=1) for p in each]).numpy()
+    quality.success_pr_auc = precision_recall_area(whole, torch.cat([y.any(dim=1) for y in labels]).numpy())
+    likely = torch.cat([p[c] for p, c in zip(each, counted, strict=True)]).numpy()
+    quality.success_pr_auc_every_step = precision_recall_area(likely, truth.numpy())
+    quality.calibration_error = expected_calibration_error(likely, truth.numpy())
 
 
-def _dreamt_frames(
-    world: WorldModel, success: SuccessModel, episodes: Sequence[Kept]
-) -> tuple[torch.Tensor, np.ndarray]:
-    """Logits of frames dreamt one tick ahead, and labels: each episode's last one, and those of its other decisions."""
-    stride, logits, truth = world.spec.stride, [], []
-    for e in episodes:
-        steps = [s for s in range(0, e.steps, stride) if s % e.stride == 0]
-        starts = [start_of(e, s, world.spec) for s in steps]
-        actions = np.stack([padded(e.actions[s : s + stride], stride) for s in steps])
-        past = history(starts, world.spec, torch.device("cpu"))
-        told = torch.from_numpy(actions)
-        after = advanced(past, told, *world.predict(past, told))
-        frames = {c: images[:, -1] for c, images in after.images.items()}
-        logits.append(_logits(success, frames, after.proprio, [e.instruction] * len(steps)))
-        truth.append(np.array([s == steps[-1] and e.success for s in steps]))
-    return torch.cat(logits), np.concatenate(truth)
-
-
-def _felt(episode: Kept, spec: WorldSpec) -> torch.Tensor:
-    """Proprioception of the last K ticks at each row, float32 [rows + 1, K, P]; before the first row it is repeated."""
-    back = spec.stride // episode.stride * np.arange(spec.context - 1, -1, -1)
-    rows = np.arange(episode.rows + 1)[:, None] - back
-    return torch.from_numpy(episode.proprio[np.maximum(rows, 0), : spec.proprio])
+def _tick(world: WorldModel, success: SuccessModel, e: Kept) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each decision of an episode: logits [T, S, M], which step fulfils the instruction, which happened [T, S]."""
+    spec = world.spec
+    begins = np.array([s for s in range(0, e.steps, spec.stride) if s % e.stride == 0])
+    ends = np.minimum(begins + spec.stride, e.steps)
+    past = history([start_of(e, s, spec) for s in begins], spec, torch.device("cpu"))
+    told = torch.from_numpy(np.stack([padded(e.actions[a:b], spec.stride) for a, b in zip(begins, ends, strict=True)]))
+    done = torch.from_numpy(ends - begins)
+    _, path = world.predict(past, told, done)
+    rows = np.minimum(-(-ends // e.stride), e.rows)
+    after = {c: torch.from_numpy(e.images[c][rows]) for c in spec.cameras}
+    shown, felt = asked(spec, past, after, path)
+    won = torch.from_numpy(ends == e.steps) & e.success
+    proprio, there = past.proprio[:, -1], torch.ones(len(begins))
+    labels, counted = Ticks(told, done, after, proprio, there, won).truth(felt.shape[1] - spec.context)
+    return _logits(success, shown, felt, [e.instruction] * len(begins)), labels, counted
 
 
 def _logits(

@@ -21,7 +21,7 @@ from acceerl.roles.gradients import share_state, sum_gradients
 from acceerl.stores.clips import Clips
 from acceerl.stores.memory import Memory
 from acceerl.types import ClipBatch
-from acceerl.world_models.windows import ticks
+from acceerl.world_models.windows import asked, ticks
 
 BODY_BATCH, BODY_LR = 256, 2e-3
 FINAL_SHARE = 0.2  # of the windows end with a success, which in most data one in forty does; as many just before one
@@ -86,12 +86,12 @@ class WorldTrainer:
     def update(
         self, windows: ClipBatch, lr_share: float = 1.0, dreamt: bool = True, motion: ClipBatch | None = None
     ) -> dict[str, float]:
-        """One step of both models; `dreamt`: the success model sees frames of the world model among true ones.
+        """One step of both models; `dreamt`: the success model sees, every other time, what the world model painted.
         `motion`: windows without pictures, for a model with a method `body_loss`."""
         figures: dict[str, float] = {}
         batches = {
             "world": lambda: self._world_loss(windows, motion),
-            "success": lambda: self._success_loss(windows, dreamt),
+            "success": lambda: self._success_loss(windows, dreamt and self.updates % 2 == 1),
         }
         for name, loss_of in batches.items():
             self._seed(name)
@@ -131,39 +131,30 @@ class WorldTrainer:
         return norm
 
     def _success_loss(self, windows: ClipBatch, dreamt: bool) -> tuple[Tensor, dict[str, float]]:
-        """On last frames as they are, as the world model sees them, and with other windows' instructions."""
-        spec, n = self.world.spec, len(windows)
-        true = {c: windows.images[c][:, -1] for c in spec.cameras}
-        felt = windows.proprio[:, -spec.context :, : spec.proprio]
-        labels, words = windows.succeeded[:, -1], list(windows.instructions)
-        others = words[1:] + words[:1]
-        same = np.array([a == b for a, b in zip(words, others, strict=True)])
-        parts = [(true, felt, words, labels), (true, felt, others, labels & same)]
-        if dreamt and n > 1:
-            parts.append(self._dreamt(_chosen(windows, slice(n // 2))))
-        images = {c: np.concatenate([frames[c] for frames, *_ in parts]) for c in spec.cameras}
-        body = np.concatenate([proprio for _, proprio, *_ in parts])
-        asked = [text for _, _, texts, _ in parts for text in texts]
-        return self.success.loss(images, body, asked, np.concatenate([truth for *_, truth in parts]))
+        """On the ticks of the windows as the world model plays them, and on the first with other windows' instructions.
 
-    def _dreamt(self, windows: ClipBatch) -> tuple[dict[str, np.ndarray], np.ndarray, list[str], np.ndarray]:
-        """Every frame after now, as dreamt one tick after another: frames, proprioception, instructions, and whether
-        they succeed."""
-        spec = self.world.spec
-        device = next(self.models["world"].parameters()).device
+        Ticks after the first begin with frames that are the world model's own, or with `dreamt` false with true ones.
+        """
+        device, words = next(self.models["world"].parameters()).device, list(windows.instructions)
         self.models["world"].eval()
-        past, future = ticks(windows, spec, device, decided=True)
-        frames: list[dict[str, np.ndarray]] = []
-        felt: list[np.ndarray] = []
+        past, future = ticks(windows, self.world.spec, device)
+        parts: list[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]] = []
+        asking: list[str] = []
         for tick in future:
-            images, proprio = self.world.predict(past, tick.actions, tick.executed)
-            past = tick.after(past, images, proprio)
-            frames.append({c: x.cpu().numpy() for c, x in images.items()})
-            felt.append(past.proprio.cpu().numpy())
-        there = windows.valid[:, spec.context :].T.ravel()
-        dreamt = {c: np.concatenate([f[c] for f in frames])[there] for c in spec.cameras}
-        words = np.array(windows.instructions * len(future), object)[there].tolist()
-        return dreamt, np.concatenate(felt)[there], words, windows.succeeded[:, spec.context :].T.ravel()[there]
+            images, path = self.world.predict(past, tick.actions, tick.executed)
+            if not dreamt:
+                images = tick.images
+            shown, felt = asked(self.world.spec, past, images, path)
+            parts.append((shown, felt, *tick.truth(felt.shape[1] - self.world.spec.context)))
+            asking += words
+            past = tick.after(past, images, path if dreamt else tick.proprio[:, None])
+        others = words[1:] + words[:1]
+        same = torch.tensor([a == b for a, b in zip(words, others, strict=True)], device=device)
+        shown, felt, labels, counted = parts[0]
+        parts.append((shown, felt, labels & same[:, None], counted))
+        images = {c: torch.cat([frames[c] for frames, *_ in parts]) for c in self.world.spec.cameras}
+        felt, labels, counted = (torch.cat(column) for column in list(zip(*parts, strict=True))[1:])
+        return self.success.loss(images, felt, asking + others, labels, counted)
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
         """The weights that others get to use."""

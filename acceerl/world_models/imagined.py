@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acceerl.protocols import History, SuccessModel, WorldModel, WorldSpec
 from acceerl.types import Assignment, EnvSpec, ObservationBatch
-from acceerl.world_models.windows import advanced
+from acceerl.world_models.windows import advanced, asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,26 +34,45 @@ class Start:
 class Outcomes:
     """What a chunk led to in each of N dreams; a dream that was over before has executed nothing."""
 
-    rewards: np.ndarray  # float32 [N], changes of the probability of success
+    rewards: np.ndarray  # float32 [N]
     executed: np.ndarray  # int64 [N]
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
 
 
-class Imagination:
-    """N dreams side by side. The reward is the change of the probability of success, from the context's own on.
+def potential(before: np.ndarray, after: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """The change of the probability of success, from the context's own on, so that what the context already shows
+    earns nothing (potential-based shaping, Ng et al. 1999; PAPER: AcceRL)."""
+    return after - before
 
-    So what the context already shows earns nothing (potential-based shaping, Ng et al. 1999; PAPER §4). A dream ends
-    with success when the probability exceeds `threshold` (0: the success model's own). `doubt`: standard deviations of
-    the ensemble's opinions that are taken off their mean, so that a dream which the members disagree about earns
-    little.
+
+def ending(_: np.ndarray, __: np.ndarray, succeeded: np.ndarray) -> np.ndarray:
+    """1 where the dream ends with success, as in reality: a failure that looks half done earns nothing."""
+    return succeeded.astype(np.float32)
+
+
+EARNED = {"potential": potential, "success": ending}
+
+
+class Imagination:
+    """N dreams side by side. `reward`: what a chunk earns, by its name in `EARNED`.
+
+    A dream ends with success when the probability exceeds `threshold` (0: the success model's own). `doubt`: standard
+    deviations of the ensemble's opinions that are taken off their mean, so that a dream which the members disagree
+    about earns little.
     """
 
     def __init__(
-        self, world: WorldModel, success: SuccessModel, spec: EnvSpec, threshold: float = 0.0, doubt: float = 0.0
+        self,
+        world: WorldModel,
+        success: SuccessModel,
+        spec: EnvSpec,
+        threshold: float = 0.0,
+        doubt: float = 0.0,
+        reward: str = "potential",
     ) -> None:
         self.world, self.success, self.spec = world, success, spec
-        self.own_threshold, self.doubt = threshold, doubt
+        self.own_threshold, self.doubt, self.earned = threshold, doubt, EARNED[reward]
         self.stride = world.spec.stride
         self.device = next(world.parameters()).device  # type: ignore[attr-defined]
         self.starts: list[Start] = []
@@ -71,7 +90,7 @@ class Imagination:
         self.instructions = [start.instruction for start in starts]
         self.over = np.zeros(len(starts), bool)
         self.succeeded = np.zeros(len(starts), bool)
-        self.probability = self.judged()
+        self.probability = self._still()
         self.peak = np.zeros(len(starts), np.float32)  # the highest probability after the start
 
     def __len__(self) -> int:
@@ -95,29 +114,49 @@ class Imagination:
         for start in range(0, actions.shape[1], self.stride):
             self.tick(actions[:, start : start + self.stride])
         truncated = self.over & ~self.succeeded & ~was_over
-        gained = np.where(was_over, 0.0, self.probability - before).astype(np.float32)
-        return Outcomes(gained, self.steps - first, self.succeeded & ~was_over, truncated)
+        succeeded = self.succeeded & ~was_over
+        gained = np.where(was_over, 0.0, self.earned(before, self.probability, succeeded)).astype(np.float32)
+        return Outcomes(gained, self.steps - first, succeeded, truncated)
 
     def tick(self, actions: np.ndarray) -> None:
         """One step of the world model, float32 [N, S, D]; dreams that are over stay as they are."""
-        left = np.minimum(self.limits - self.steps, self.stride)
-        executed = np.where(self.over, 0, np.maximum(left, 0))
-        done = torch.from_numpy(np.maximum(executed, 1)).to(self.device)
+        left = np.maximum(np.minimum(self.limits - self.steps, self.stride), 1)
+        done = torch.from_numpy(left).to(self.device)
         told = torch.from_numpy(np.ascontiguousarray(actions, np.float32)).to(self.device)
-        images, proprio = self.world.predict(self.past, told, done)
-        self.past = self._kept(advanced(self.past, told, images, proprio))
-        self.steps = self.steps + executed
-        self.probability = np.where(self.over, self.probability, self.judged())
-        self.peak = np.where(self.over, self.peak, np.maximum(self.peak, self.probability))
-        self.succeeded |= ~self.over & (self.probability > self.threshold)
+        images, path = self.world.predict(self.past, told, done)
+        probability, executed, succeeded = self._judged(*asked(self.world.spec, self.past, images, path), left)
+        self.past = self._kept(advanced(self.past, told, images, path))
+        self.steps = self.steps + np.where(self.over, 0, executed)
+        self.probability = np.where(self.over, self.probability, probability)
+        self.peak = np.where(self.over, self.peak, np.maximum(self.peak, probability))
+        self.succeeded |= ~self.over & succeeded
         self.over |= self.succeeded | (self.steps >= self.limits)
 
-    def judged(self) -> np.ndarray:
-        """The probability of success in each dream, float32 [N]: the ensemble's mean less its doubt."""
+    def _judged(
+        self, frames: dict[str, Tensor], felt: Tensor, left: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each tick, [N]: the probability of its likeliest step, or of the first above the threshold; the steps that
+        it lasts; whether it succeeds."""
+        likely = self._opinion(frames, felt)
+        steps = np.arange(1, likely.shape[1] + 1) if likely.shape[1] > 1 else left[:, None]
+        likely = np.where(steps <= left[:, None], likely, 0)
+        above = likely > self.threshold
+        succeeded = np.asarray(above.any(axis=1))
+        chosen = np.where(succeeded, above.argmax(axis=1), likely.argmax(axis=1))
+        probability = np.take_along_axis(likely, chosen[:, None], axis=1)[:, 0]
+        first = np.take_along_axis(np.broadcast_to(steps, likely.shape), chosen[:, None], axis=1)[:, 0]
+        return probability, np.where(succeeded, first, left), succeeded
+
+    def _still(self) -> np.ndarray:
+        """The probability of success where nothing moves on, float32 [N]: what a context shows already."""
         frames = {c: images[:, -1] for c, images in self.past.images.items()}
-        opinions = self.success.probability(frames, self.past.proprio, self.instructions)
-        spread = opinions.std(dim=1, correction=0) if opinions.shape[1] > 1 else torch.zeros(len(self))
-        return (opinions.mean(dim=1) - self.doubt * spread.to(opinions.device)).clamp(0, 1).cpu().numpy()
+        return self._opinion(*asked(self.world.spec, self.past, frames, self.past.proprio[:, -1:]))[:, 0]
+
+    def _opinion(self, frames: dict[str, Tensor], felt: Tensor) -> np.ndarray:
+        """The probability of success at each step, float32 [N, S]: the ensemble's mean less its doubt."""
+        opinions = self.success.probability(frames, felt, self.instructions)
+        spread = opinions.std(dim=-1, correction=0)
+        return (opinions.mean(dim=-1) - self.doubt * spread).clamp(0, 1).cpu().numpy()
 
     def _kept(self, new: History) -> History:
         """The new pasts of dreams that go on, the old ones of those that are over."""

@@ -57,13 +57,13 @@ class ImaginedEnv:
         dream = self.imagination
         if dream.over[0]:
             return StepResult(0.0, self.success, not self.success)
-        before = float(dream.probability[0])
+        before = dream.probability
         self._pending.append(np.clip(np.asarray(action, np.float32), -1, 1))
         if len(self._pending) == dream.stride or self._steps_taken() >= dream.limits[0]:
             self._draw_anew()
             dream.tick(self._padded()[None])
             self._pending = []
-        reward = float(dream.probability[0]) - before
+        reward = float(dream.earned(before, dream.probability, dream.succeeded)[0])
         return StepResult(reward, self.success, bool(dream.over[0]) and not self.success)
 
     def observe(self) -> Observation:
@@ -119,8 +119,7 @@ class ImaginedEnv:
         actions = torch.from_numpy(self._padded()[None]).to(dream.device)
         executed = torch.tensor([len(self._pending)], device=dream.device)
         self._draw_anew()
-        images, proprio = dream.world.predict(dream.past, actions, executed)
-        return advanced(dream.past, actions, images, proprio)
+        return advanced(dream.past, actions, *dream.world.predict(dream.past, actions, executed))
 
     def _draw_anew(self) -> None:
         reseed = getattr(self.imagination.world, "seed", None)

@@ -4,9 +4,8 @@ A U-Net over the cameras of the last frames, all layers modulated (FiLM, Perez e
 actions of the tick. Each pixel is a mixture of the colour that it paints and of the same pixel in the last K frames, so
 what stands still stays as it was, and what a gripper hid comes back from the frame that last showed it. Attention at
 the coarsest level lets the cameras tell each other what only one of them sees. A small network of its own predicts
-the body's path through the tick from the actions (law.py), and the painter is told that path; its coarsest features say
-at which step of it the tick ended (fingers that let go succeed at once, whatever they would do next) and add what only
-pictures tell.
+the body's path through the tick from the actions (law.py), and the painter is told that path; its coarsest features add
+what only pictures tell: what fingers met.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ from acceerl.world_models.windows import Ticks, ticks
 POINTS = 6  # a camera
 SCALE = 127.5
 FELT = 16  # channels of the coarsest grid from which proprioception is corrected
-LAST = 5.0  # how much likelier, as a logit, the last step of a tick is its end before anything is learnt
-ENDED = 0.2  # weight of the loss of that step
 CHANGED = 0.1  # in [-1, 1] units: about what a person sees
 
 
@@ -94,7 +91,7 @@ class RegressionWorld(Scaled):
         self.mix = Mix(widths[2])
         self.feel = nn.Sequential(
             nn.Conv2d(widths[2], FELT, 1), nn.SiLU(), nn.Flatten(),
-            nn.Linear(FELT * grids[2][0] * grids[2][1], spec.stride + spec.proprio),
+            nn.Linear(FELT * grids[2][0] * grids[2][1], spec.proprio),
         )  # fmt: skip
         self.grow = nn.ModuleList(nn.Conv2d(2 * c, 4 * c, 1) for c in widths[:2])
         self.join = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in widths[:2])
@@ -109,19 +106,18 @@ class RegressionWorld(Scaled):
     def loss(self, windows: ClipBatch) -> tuple[Tensor, dict[str, float]]:
         """See `protocols.WorldModel.loss`. Later ticks see the model's own frames, as in imagination."""
         device = self.get_buffer("proprio_mean").device
-        past, future = ticks(windows, self._spec, device, decided=True)
-        pictures, body, end = (torch.zeros((), device=device) for _ in range(3))
+        past, future = ticks(windows, self._spec, device)
+        pictures, body = (torch.zeros((), device=device) for _ in range(2))
         for tick in future:
-            frames, proprio, ends = self._forward(past, tick.actions, tick.executed, tick)
+            frames, path = self._forward(past, tick.actions, tick.executed, tick)
             pictures = pictures + self._picture_loss(frames, past, tick)
             if self._spec.proprio:  # the mean of nothing is no number
-                body = body + self._body_loss(proprio, tick)
-                end = end + (F.cross_entropy(ends, tick.ended - 1, reduction="none") * tick.valid).mean()
-            past = tick.after(past, _bytes(frames.detach(), self._spec.cameras), self._unscaled(proprio.detach()))
+                body = body + self._body_loss(path[:, -1], tick)
+            past = tick.after(past, _bytes(frames.detach(), self._spec.cameras), self._unscaled(path.detach()))
         n = len(future)
-        losses = {"picture_loss": pictures / n, "proprio_loss": body / n, "end_loss": end / n}
+        losses = {"picture_loss": pictures / n, "proprio_loss": body / n}
         figures = {name: float(loss.detach()) for name, loss in losses.items()}
-        return (pictures + body + ENDED * end) / n, figures
+        return (pictures + body) / n, figures
 
     def body_loss(self, windows: ClipBatch) -> Tensor:
         """The mean absolute error of the body's own law over the steps of a tick, a scalar.
@@ -143,8 +139,8 @@ class RegressionWorld(Scaled):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """See `protocols.WorldModel.predict`."""
         done = executed if executed is not None else torch.full((len(past),), self._spec.stride, device=actions.device)
-        frames, proprio, _ = self._forward(past, actions, done)
-        return _bytes(frames, self._spec.cameras), self._unscaled(proprio)
+        frames, path = self._forward(past, actions, done)
+        return _bytes(frames, self._spec.cameras), self._unscaled(path)
 
     def _body_loss(self, proprio: Tensor, tick: Ticks) -> Tensor:
         """The absolute error of what pictures added: of two outcomes it decides for one, where a square would blur."""
@@ -166,9 +162,8 @@ class RegressionWorld(Scaled):
 
     def _forward(
         self, past: History, actions: Tensor, executed: Tensor, tick: Ticks | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The next frames, cameras stacked, float32 [N, 3 M, H, W] in [-1, 1], scaled proprioception [N, P], and the
-        logits of the step that was the tick's last, [N, S].
+    ) -> tuple[Tensor, Tensor]:
+        """The next frames, cameras stacked, float32 [N, 3 M, H, W] in [-1, 1], and the body's scaled path [N, S, P].
 
         Where the `tick` is known, its true proprioception is what is painted by: so the painter learns to trust it,
         and never shows a grip that the body does not feel.
@@ -181,8 +176,8 @@ class RegressionWorld(Scaled):
         seen = torch.stack([past.images[c] for c in self._spec.cameras], dim=2)  # uint8 [N, K, M, H, W, 3]
         with torch.autocast(seen.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             paint = self._compiled if self.training else self._paint  # batches of one size
-            painted, felt, ends = paint(seen, told, path, truth)
-        return self._blend(painted.float(), seen), felt, ends
+            painted, felt = paint(seen, told, path, truth)
+        return self._blend(painted.float(), seen), torch.cat([path[:, :-1], felt[:, None]], dim=1)
 
     def _law(self, past: History, actions: Tensor, executed: Tensor) -> tuple[Tensor, Tensor]:
         """What is told of the tick, and where the actions alone will take the body at each step, scaled [N, S, P]."""
@@ -206,8 +201,8 @@ class RegressionWorld(Scaled):
             dim=1,
         )
 
-    def _paint(self, seen: Tensor, told: Tensor, path: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each of M cameras three colours and K + 1 scores, [N, (4 + K) M, H, W]; what was felt, [N, P]; the ends.
+    def _paint(self, seen: Tensor, told: Tensor, path: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each of M cameras three colours and K + 1 scores, [N, (4 + K) M, H, W]; and what was felt, [N, P].
 
         The way down sees where the body would go; the way up paints by what it felt, or by the truth where that is not
         NaN.
@@ -223,18 +218,12 @@ class RegressionWorld(Scaled):
             kept.append(x)
             x = shrink(x)
         x = self.mix(_run(self.middle, x + self.places[2], condition))
-        felt, ends = self._felt(x, path)
+        felt = path[:, -1] + self.feel(x).float()
         condition = self.condition(torch.cat([told, torch.where(truth.isnan(), felt.detach(), truth)], dim=1))
         for level in (1, 0):
             x = F.pixel_shuffle(self.grow[level](x), 2)
             x = _run(self.up[level], self.join[level](torch.cat([x, kept[level]], dim=1)), condition)
-        return F.pixel_shuffle(self.leave(x), self.patch), felt, ends
-
-    def _felt(self, x: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the body's path ended, and what it met there, scaled [N, P]; and a logit for each step, [N, S]."""
-        ends, met = self.feel(x).float().split([path.shape[1], path.shape[2]], dim=1)
-        ends = ends + F.one_hot(torch.tensor(path.shape[1] - 1, device=x.device), path.shape[1]) * LAST
-        return (path * ends.softmax(dim=1)[..., None]).sum(dim=1) + met, ends
+        return F.pixel_shuffle(self.leave(x), self.patch), felt
 
     def _pointed(self, condition: Tensor) -> Tensor:
         """Where the body's parts will be in each picture, [N, 3 maps a point, h, w]: nearness, and signed distances.

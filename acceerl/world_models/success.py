@@ -1,10 +1,10 @@
-"""The success model: does this frame show that the instruction is fulfilled? An ensemble, so that it can doubt.
+"""The success model: at which control step of a tick is the instruction fulfilled? An ensemble, so that it can doubt.
 
-Small convolutional networks whose features the instruction and the body modulate: whether fingers still hold what
-stands in its place, and whether they held it on the way there, small pictures hardly show, but the body feels it.
-Trained with the focal loss (Lin et al. 2017; PAPER: AcceRL, gamma 2), since fulfilled frames are rare, and for the same
-reason on frames that are shifted, tinted and felt a little wrong. Members differ in their first weights and in the
-frames that each is trained on; where they disagree, imagination has left what they know.
+Small convolutional networks, which the instruction modulates, say what lies where when the tick begins (a soft arg-max
+of places, Finn et al. 2016); the body's path tells the rest, step by step: did it let go there, and when. A picture of
+64 pixels that is painted after the tick shows neither as exactly. Trained with the focal loss (Lin et al. 2017; PAPER:
+AcceRL, gamma 2), since fulfilling steps are rare; the steps before them are its hard negatives. Members differ in their
+first weights and in the ticks that each is trained on; where they disagree, imagination has left what they know.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,15 +20,12 @@ from acceerl.protocols import WorldSpec
 from acceerl.world_models.parts import PRECISIONS, Scaled, check_precision
 from acceerl.world_models.words import Words
 
-SHIFT, TINT, FELT = (
-    0.05,
-    0.2,
-    0.15,
-)  # of a side, of a colour, of a deviation: few hundred successes are soon known by heart
+FELT = 0.05  # deviations of noise on what is felt: a dream's body is a little off
+HEADS, SHOWN = 8, 16  # places that a member looks at, numbers that it reads there
 
 
 class SuccessNet(Scaled):
-    """See `protocols.SuccessModel`. `alpha` weighs fulfilled frames in the focal loss, `gamma` spares easy ones."""
+    """See `protocols.SuccessModel`. `alpha` weighs fulfilling steps in the focal loss, `gamma` spares easy ones."""
 
     kind = "success"
 
@@ -65,44 +61,42 @@ class SuccessNet(Scaled):
         return self._spec
 
     def seed(self, seed: int) -> None:
-        """Decides which frames each member leaves out from now on."""
+        """Decides which ticks each member leaves out from now on."""
         self.generator.manual_seed(seed)
 
     def loss(
-        self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
+        self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str], labels: Tensor, counted: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """See `protocols.SuccessModel.loss`. Each member leaves out another random fifth of the frames."""
-        device = self.get_buffer("temperature").device
-        shown = {c: varied(torch.from_numpy(images[c]).to(device), self.generator) for c in self._spec.cameras}
-        truth = torch.from_numpy(np.asarray(labels, np.float32)).to(device)
-        noise = FELT * torch.randn(proprio.shape, generator=self.generator).to(device)
-        felt = torch.from_numpy(np.asarray(proprio, np.float32)).to(device) + noise * self.get_buffer("proprio_std")
-        logits = self._opinions(shown, felt, instructions)
-        losses = focal_loss(logits, truth[:, None].expand_as(logits), self.gamma, self.alpha)
-        kept = (torch.rand(losses.shape, generator=self.generator) < 0.8).float().to(device)
-        loss = (losses * kept).sum() / kept.sum().clamp(min=1)
+        """See `protocols.SuccessModel.loss`. Each member leaves out another random fifth of the ticks."""
+        noise = FELT * torch.randn(felt.shape, generator=self.generator).to(felt.device)
+        logits = self._opinions(images, felt + noise * self.get_buffer("proprio_std"), instructions)
+        losses = focal_loss(logits, labels.float()[..., None].expand_as(logits), self.gamma, self.alpha)
+        kept = torch.rand((len(felt), 1, len(self.members)), generator=self.generator) < 0.8
+        weights = counted[..., None] * kept.float().to(felt.device)
+        loss = (losses * weights).sum() / weights.sum().clamp(min=1)
         return loss, {"success_loss": float(loss.detach())}
 
     @torch.no_grad()
-    def logits(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
-        """float32 [N, M], before calibration."""
-        return self._opinions(images, proprio, instructions)
+    def logits(self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str]) -> Tensor:
+        """float32 [N, S, M], before calibration."""
+        return self._opinions(images, felt, instructions)
 
-    def _opinions(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
-        """Logits of every member, float32 [N, M]."""
-        body = self._scaled(proprio)
+    def _opinions(self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str]) -> Tensor:
+        """Logits of every member, float32 [N, S, M]."""
+        body, k = self._scaled(felt), self._spec.context
         stacked = torch.cat([images[c] for c in self._spec.cameras], dim=-1).permute(0, 3, 1, 2)
         with torch.autocast(stacked.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             places = F.pixel_unshuffle(stacked, 4).to(PRECISIONS[self.precision]) / 127.5 - 1
             places = places.contiguous(memory_format=torch.channels_last)
-            return torch.stack([member(places, body, instructions) for member in self.members], dim=1).float()
+            opinions = [member(places, body[:, :k], body[:, k:], instructions) for member in self.members]
+            return torch.stack(opinions, dim=-1)
 
-    def probability(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
+    def probability(self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str]) -> Tensor:
         """See `protocols.SuccessModel.probability`."""
-        return torch.sigmoid(self.logits(images, proprio, instructions) / self.get_buffer("temperature"))
+        return torch.sigmoid(self.logits(images, felt, instructions) / self.get_buffer("temperature"))
 
     def calibrate(self, logits: Tensor, labels: Tensor) -> float:
-        """Sets the temperature that makes probabilities likeliest on held-out frames (Guo et al. 2017); returns it.
+        """Sets the temperature that makes probabilities likeliest on held-out steps (Guo et al. 2017); returns it.
 
         The focal loss leaves probabilities too near one half. `logits` [N, M], `labels` [N].
         """
@@ -118,52 +112,48 @@ class SuccessNet(Scaled):
 
 
 class Judge(nn.Module):
-    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4], scaled proprioception [N, K, P] and
-    instructions -> logits [N]."""
+    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4], scaled proprioception of the past [N, K, P]
+    and of the tick's steps [N, S, P], and instructions -> logits [N, S]."""
 
     def __init__(self, spec: WorldSpec, channels: int) -> None:
         super().__init__()
-        wide = 2 * channels
+        wide, grid = 2 * channels, (spec.image_size[0] // 4, spec.image_size[1] // 4)
         self.enter = nn.Conv2d(3 * len(spec.cameras) * 16, wide, 1)
         self.words = Words(wide)
+        self.place = nn.Parameter(torch.randn(1, wide, *grid) * 0.1)
+        self.convolutions = nn.ModuleList(nn.Conv2d(wide, wide, 3, padding=1) for _ in range(2))
+        self.films = nn.ModuleList(nn.Linear(wide, 2 * wide) for _ in range(2))
+        self.attend, self.read = nn.Conv2d(wide, HEADS, 1), nn.Conv2d(wide, SHOWN, 1)
+        lines = [torch.linspace(-1, 1, side) for side in grid]
+        self.register_buffer("where", torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).flatten(0, 1))
         felt = spec.context * spec.proprio
-        self.body = nn.Sequential(nn.Linear(felt, wide), nn.SiLU(), nn.Linear(wide, wide)) if felt else None
-        self.place = nn.Parameter(torch.randn(1, wide, spec.image_size[0] // 4, spec.image_size[1] // 4) * 0.1)
-        self.first = nn.Conv2d(wide, wide, 3, padding=1)
-        self.films = nn.ModuleList(nn.Linear(wide, 2 * c) for c in (wide, 2 * wide))
-        self.down = nn.Conv2d(wide, 2 * wide, 3, stride=2, padding=1)
-        self.look = nn.Conv2d(2 * wide, 2 * wide, 3, stride=2, padding=1)
-        self.head = nn.Sequential(nn.Linear(2 * 2 * wide, 2 * wide), nn.ReLU(), nn.Linear(2 * wide, 1))
+        self.recall = nn.Sequential(nn.Linear(felt, wide), nn.SiLU(), nn.Linear(wide, wide)) if felt else None
+        told = HEADS * (2 + SHOWN) + 2 * wide + 3 * spec.proprio
+        self.head = nn.Sequential(
+            nn.Linear(told, 2 * wide), nn.SiLU(), nn.Linear(2 * wide, 2 * wide), nn.SiLU(), nn.Linear(2 * wide, 1)
+        )
 
-    def forward(self, places: Tensor, body: Tensor, instructions: Sequence[str]) -> Tensor:
-        asked = self.words(instructions)
-        if self.body is not None:
-            asked = asked + self.body(body.flatten(1))
-        x = F.relu(self.enter(places) + self.place)
-        x = _modulated(x + self.first(x), self.films[0], asked)
-        x = _modulated(self.down(x), self.films[1], asked)
-        x = F.relu(self.look(x)).flatten(2)
-        logits: Tensor = self.head(torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1))[:, 0]
+    def forward(self, places: Tensor, past: Tensor, path: Tensor, instructions: Sequence[str]) -> Tensor:
+        words = self.words(instructions)
+        seen = self._seen(places, words)
+        steps = torch.cat([past[:, -1:], past[:, -1:], path], dim=1)  # each is felt beside the two before it
+        moved = torch.cat([steps[:, :-2], steps[:, 1:-1], path], dim=-1)
+        with torch.autocast(path.device.type, enabled=False):  # millimetres decide
+            recalled = self.recall(past.flatten(1)) if self.recall is not None else torch.zeros_like(words)
+            told = torch.cat([seen, words.float(), recalled.float()], dim=1)[:, None].expand(-1, path.shape[1], -1)
+            logits: Tensor = self.head(torch.cat([told, moved], dim=-1))[..., 0]
         return logits
 
-
-def _modulated(x: Tensor, film: nn.Module, asked: Tensor) -> Tensor:
-    scale, shift = film(asked)[:, :, None, None].chunk(2, dim=1)
-    return F.relu(x * (1 + scale) + shift)
-
-
-def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of the images, uint8 [N, H, W, 3], shifted with its edges drawn out (Kostrikov et al. 2020), and tinted."""
-    n, h, w, _ = images.shape
-    by = [round(SHIFT * side) for side in (h, w)]
-    places = [
-        (torch.arange(side) + torch.randint(-most, most + 1, (n, 1), generator=generator)).clamp(0, side - 1)
-        for side, most in zip((h, w), by, strict=True)
-    ]
-    rows, columns = (p.to(images.device) for p in places)
-    moved = images[torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None]]
-    tint = 1 + TINT * (2 * torch.rand(n, 1, 1, 3, generator=generator) - 1).to(images.device)
-    return (moved.float() * tint).clamp(0, 255).to(torch.uint8)
+    def _seen(self, places: Tensor, words: Tensor) -> Tensor:
+        """What lies where: of each head the mean place that it attends to, and what is read there."""
+        x = F.relu(self.enter(places) + self.place)
+        for convolution, film in zip(self.convolutions, self.films, strict=True):
+            scale, shift = film(words)[:, :, None, None].chunk(2, dim=1)
+            x = F.relu((x + convolution(x)) * (1 + scale) + shift)
+        attention, read = self.attend(x).flatten(2).float(), self.read(x).flatten(2).mT.float()
+        with torch.autocast(x.device.type, enabled=False):  # places in parts of a pixel
+            where = self.get_buffer("where").expand(len(x), -1, -1)
+            return (attention.softmax(dim=-1) @ torch.cat([where, read], dim=-1)).flatten(1)
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:

@@ -17,18 +17,40 @@ class Ticks:
 
     actions: Tensor  # float32 [N, S, D]
     executed: Tensor  # int64 [N]
-    ended: Tensor  # int64 [N], after how many steps the frames were seen: fewer where a success ended a whole tick
     images: dict[str, Tensor]  # camera -> uint8 [N, H, W, 3]
     proprio: Tensor  # float32 [N, P]
     valid: Tensor  # float32 [N]
+    succeeded: Tensor  # bool [N], the last step that was executed fulfilled the instruction
 
-    def after(self, past: History, images: dict[str, Tensor], proprio: Tensor) -> History:
+    def after(self, past: History, images: dict[str, Tensor], path: Tensor) -> History:
         """The past of the next tick, when these frames followed."""
-        return advanced(past, self.actions, images, proprio)
+        return advanced(past, self.actions, images, path)
+
+    def truth(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Which of the tick's `steps` fulfilled the instruction, and which happened, bool [N, steps] each.
+
+        One step stands for the tick's end.
+        """
+        step = torch.arange(1, steps + 1, device=self.executed.device)
+        last = self.executed.clamp(max=steps)[:, None]
+        counted = (step <= last) & (self.valid > 0)[:, None]
+        return (step == last) & self.succeeded[:, None] & counted, counted
 
 
-def advanced(past: History, actions: Tensor, images: dict[str, Tensor], proprio: Tensor) -> History:
-    """The past, one tick later: `actions` [N, S, D] were done and these frames seen."""
+def asked(spec: WorldSpec, past: History, images: dict[str, Tensor], path: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What a success model is asked about a tick: frames uint8 [N, H, W, 3] a camera, and `felt` [N, K + S, P].
+
+    With a body it is shown the frames that the tick begins with: the body tells what becomes of them, and at which
+    step, more exactly than small pictures do. Without one it is shown the frames after the tick.
+    """
+    if not spec.proprio:
+        return {c: images[c] for c in spec.cameras}, past.proprio.new_zeros(len(past), spec.context + 1, 0)
+    return {c: past.images[c][:, -1] for c in spec.cameras}, torch.cat([past.proprio, path], dim=1)
+
+
+def advanced(past: History, actions: Tensor, images: dict[str, Tensor], path: Tensor) -> History:
+    """The past, one tick later: `actions` [N, S, D] were done, these frames seen and the last row of `path` felt."""
+    proprio = path[:, -1]
     return History(
         {c: torch.cat([frames[:, 1:], images[c][:, None]], dim=1) for c, frames in past.images.items()},
         torch.cat([past.proprio[:, 1:], proprio[:, None]], dim=1),
@@ -36,40 +58,24 @@ def advanced(past: History, actions: Tensor, images: dict[str, Tensor], proprio:
     )
 
 
-def ticks(
-    windows: ClipBatch, spec: WorldSpec, device: torch.device, decided: bool = False
-) -> tuple[History, list[Ticks]]:
-    """Splits windows at `spec.context` frames. Raises ValueError naming what does not fit.
-
-    `decided`: most ticks that a success cut short are shown as a dream would see them, as a whole tick whose later
-    actions (here those of another window) had no effect any more, since the episode was over.
-    """
+def ticks(windows: ClipBatch, spec: WorldSpec, device: torch.device) -> tuple[History, list[Ticks]]:
+    """Splits windows at `spec.context` frames. Raises ValueError naming what does not fit."""
     check(windows, spec)
     images = {c: torch.from_numpy(windows.images[c]).to(device) for c in spec.cameras}
     proprio = torch.from_numpy(windows.proprio).float().to(device)[..., : spec.proprio]
     actions = torch.from_numpy(windows.actions).float().to(device)
-    ended = executed = torch.from_numpy(windows.executed).to(device)
-    if decided:
-        actions, executed = _decided(actions, executed, torch.from_numpy(windows.succeeded).to(device)[:, 1:])
+    executed = torch.from_numpy(windows.executed).to(device)
     done = torch.arange(spec.stride, device=device) < executed[..., None]
     actions = actions * done[..., None]  # places that were not executed repeat an action
     valid = torch.from_numpy(windows.valid).float().to(device)
+    succeeded = torch.from_numpy(windows.succeeded).to(device)
     k = spec.context
     past = History({c: x[:, :k] for c, x in images.items()}, proprio[:, :k], actions[:, : k - 1])
     return past, [
-        Ticks(actions[:, t - 1], executed[:, t - 1].clamp(min=1), ended[:, t - 1].clamp(min=1),
-              {c: x[:, t] for c, x in images.items()}, proprio[:, t], valid[:, t])
+        Ticks(actions[:, t - 1], executed[:, t - 1].clamp(min=1), {c: x[:, t] for c, x in images.items()},
+              proprio[:, t], valid[:, t], succeeded[:, t])
         for t in range(k, valid.shape[1])
     ]  # fmt: skip
-
-
-def _decided(actions: Tensor, executed: Tensor, succeeded: Tensor) -> tuple[Tensor, Tensor]:
-    """Fills ticks that ended with success with what another window did there: three in four of them."""
-    n, _, stride, _ = actions.shape
-    chosen = succeeded & (executed > 0) & (torch.arange(n, device=actions.device) % 4 > 0)[:, None]
-    undone = torch.arange(stride, device=actions.device) >= executed[..., None]
-    filled = torch.where((chosen[..., None] & undone)[..., None], actions.roll(1, dims=0), actions)
-    return filled, torch.where(chosen, stride, executed)
 
 
 def check(windows: ClipBatch, spec: WorldSpec) -> None:

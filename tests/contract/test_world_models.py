@@ -69,8 +69,17 @@ def loss_of(world: Any, batch: ClipBatch) -> torch.Tensor:
 
 
 def predicted(world: Any, *asked: Any) -> dict[str, torch.Tensor]:
-    images, proprio = drawn(world).predict(*asked)
-    return images | {"proprio": proprio}
+    images, path = drawn(world).predict(*asked)
+    return images | {"path": path}
+
+
+def unsettled(world: Any) -> Any:
+    """Fresh weights may answer the last frame whatever is done."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in world.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return world
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -115,14 +124,14 @@ def test_updates_lower_the_loss(world: Any):
 
 
 def test_a_prediction_is_what_the_socket_says(world: Any):
-    images, proprio = world.predict(past(), actions())
+    images, path = world.predict(past(), actions())
     assert tuple(images) == SPEC.cameras
     for frames in images.values():
         assert frames.dtype == torch.uint8
         assert frames.shape == (N, *SPEC.image_size, 3)
-    assert proprio.dtype == torch.float32
-    assert proprio.shape == (N, SPEC.proprio)
-    assert torch.isfinite(proprio).all() and not proprio.requires_grad
+    assert path.dtype == torch.float32
+    assert path.shape == (N, SPEC.stride, SPEC.proprio)
+    assert torch.isfinite(path).all() and not path.requires_grad
 
 
 def test_predicting_changes_neither_the_past_nor_the_model(world: Any):
@@ -152,14 +161,20 @@ def test_actions_that_are_not_executed_do_not_matter(world: Any):
 
 
 def test_actions_and_their_number_matter(world: Any):
-    torch.manual_seed(0)
-    with torch.no_grad():  # fresh weights may answer the last frame whatever is done
-        for parameter in world.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    plain = predicted(world, past(), actions())
-    assert not torch.equal(plain["proprio"], predicted(world, past(), -actions())["proprio"])
-    one = torch.ones(N, dtype=torch.int64)
-    assert not torch.equal(plain["proprio"], predicted(world, past(), actions(), one)["proprio"])
+    def felt(*asked: Any) -> torch.Tensor:
+        return predicted(world, past(), *asked)["path"][:, -1]
+
+    unsettled(world)
+    assert not torch.equal(felt(actions()), felt(-actions()))
+    assert not torch.equal(felt(actions()), felt(actions(), torch.ones(N, dtype=torch.int64)))
+
+
+def test_the_body_moves_while_steps_are_executed_and_then_rests(world: Any):
+    """The last row is what is felt after the tick, and may know more than the path to it."""
+    path = predicted(unsettled(world), past(), actions(), torch.arange(1, N + 1))["path"]
+    now = past().proprio[:, -1:]
+    moves = (torch.cat([now, path], dim=1).diff(dim=1)[:, :-1] != 0).all(dim=-1)
+    assert moves.tolist() == [[True, False, False], [True, True, False], [True, True, True]]
 
 
 def test_frames_after_the_end_do_not_count(world: Any):
@@ -212,9 +227,9 @@ def test_other_specs(make: Callable[[WorldSpec], Any], changes: dict[str, Any]):
     loss, figures = world.loss(windows(spec))
     assert torch.isfinite(loss) and all(np.isfinite(value) for value in figures.values())
     loss.backward()
-    images, proprio = world.eval().predict(past(spec), actions(spec))
+    images, path = world.eval().predict(past(spec), actions(spec))
     assert {c: tuple(x.shape) for c, x in images.items()} == dict.fromkeys(spec.cameras, (N, *spec.image_size, 3))
-    assert proprio.shape == (N, spec.proprio)
+    assert path.shape == (N, spec.stride, spec.proprio)
 
 
 @pytest.mark.parametrize("changes", [{"cameras": ("front", "side")}, {"image_size": (32, 32)}, {"action_dim": 7},

@@ -31,3 +31,11 @@ class Body(nn.Module):
     def error(self, guess: Tensor, truth: Tensor) -> Tensor:
         """Mean squared error of each row, in units of `std`; [N]."""
         return ((guess - truth) / self.get_buffer("std")).square().mean(dim=-1)
+
+
+def between(now: Tensor, after: Tensor, stride: int, executed: Tensor | None) -> Tensor:
+    """The path of a body known at both ends of a tick, [N, P] each -> [N, S, P]: a line, then still."""
+    step = torch.arange(1, stride + 1, device=now.device)
+    whole = torch.full((len(now),), stride, device=now.device) if executed is None else executed
+    share = (step / whole[:, None]).clamp(max=1).to(now.dtype)[..., None]
+    return now[:, None] * (1 - share) + after[:, None] * share

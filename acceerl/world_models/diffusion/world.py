@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from acceerl.protocols import History, WorldSpec
 from acceerl.types import ClipBatch
 from acceerl.world_models.diffusion import edm
-from acceerl.world_models.diffusion.body import Body
+from acceerl.world_models.diffusion.body import Body, between
 from acceerl.world_models.diffusion.network import Network
 from acceerl.world_models.diffusion.sampling import Sampler
 from acceerl.world_models.diffusion.settings import Settings
@@ -154,8 +154,9 @@ class DiffusionWorld(nn.Module):
         frame = self.sampler(brain.network, seen, deeds, self._draw).permute(0, 2, 3, 1)
         images = dict(zip(self.spec.cameras, frame.split(3, dim=-1), strict=True))
         if brain.body is None:
-            return images, past.proprio[:, -1, :0]
-        return images, brain.body(past.proprio.to(self._real), deeds)
+            return images, past.proprio.new_zeros(len(past), self.spec.stride, 0)
+        now = past.proprio[:, -1].to(self._real)
+        return images, between(now, brain.body(past.proprio.to(self._real), deeds), self.spec.stride, executed)
 
     def _frame_error(self, frames: Sequence[Tensor], deeds: Tensor) -> tuple[Tensor, Tensor]:
         """Error of each row at a random noise level, [N], and what the model makes of the noisy frame."""

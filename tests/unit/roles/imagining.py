@@ -20,7 +20,7 @@ ALPHABET = Alphabet(centres(16), chunk=2)
 
 
 class Counting(nn.Module):
-    """A world in which each tick makes every pixel ten grey levels brighter."""
+    """A world in which each executed control step makes every pixel, and the body, five levels brighter."""
 
     def __init__(self, spec: WorldSpec = WORLD) -> None:
         super().__init__()
@@ -33,11 +33,14 @@ class Counting(nn.Module):
     def predict(
         self, past: History, actions: torch.Tensor, executed: torch.Tensor | None = None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        return {c: frames[:, -1] + 10 for c, frames in past.images.items()}, past.proprio[:, -1]
+        done = executed if executed is not None else torch.full((len(past),), actions.shape[1])
+        images = {c: (x[:, -1] + 5 * done[:, None, None, None]).to(torch.uint8) for c, x in past.images.items()}
+        steps = torch.arange(1, actions.shape[1] + 1).clamp(max=done[:, None])
+        return images, past.proprio[:, -1:] + 5.0 * steps[..., None]
 
 
 class Bright(nn.Module):
-    """Success is brightness: a pixel's level over 100, at most 1; two members that agree."""
+    """Success is brightness: the body's level over 100, at most 1; two members that agree."""
 
     def __init__(self, spec: WorldSpec = WORLD) -> None:
         super().__init__()
@@ -45,21 +48,26 @@ class Bright(nn.Module):
         self.weight = nn.Parameter(torch.zeros(()))
 
     def loss(
-        self, images: dict[str, np.ndarray], proprio: np.ndarray, instructions: Sequence[str], labels: np.ndarray
+        self,
+        images: dict[str, torch.Tensor],
+        felt: torch.Tensor,
+        instructions: Sequence[str],
+        labels: torch.Tensor,
+        counted: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         return (self.weight - 1) ** 2, {"success_loss": float(self.weight.detach())}
 
     def probability(
-        self, images: dict[str, torch.Tensor], proprio: torch.Tensor, instructions: Sequence[str]
+        self, images: dict[str, torch.Tensor], felt: torch.Tensor, instructions: Sequence[str]
     ) -> torch.Tensor:
-        level = images["front"][:, 0, 0, 0].float() / 100
-        return level.clamp(max=1)[:, None].expand(-1, 2)
+        level = felt[:, self.spec.context :, 0] / 100
+        return level.clamp(max=1)[..., None].expand(-1, -1, 2)
 
 
 def episode(
     number: int, decisions: int = 4, level: int = 0, success: bool = True, task: int = 0, version: int = 0
 ) -> Segment:
-    """A real episode whose frames all have one grey level."""
+    """A real episode whose frames, and body, all have one level."""
     tokens = np.random.default_rng(number).integers(0, 16, (decisions, 2, 2)).astype(np.int16)
     return Segment(
         assignment=Assignment(task, number, number),
@@ -67,7 +75,7 @@ def episode(
         start=0,
         instruction=ENV.instructions[task],
         images={"front": np.full((decisions + 1, 16, 16, 3), level, np.uint8)},
-        proprio=np.zeros((decisions + 1, 3), np.float32),
+        proprio=np.full((decisions + 1, 3), level, np.float32),
         tokens=tokens,
         logp=np.zeros(tokens.shape, np.float32),
         values=np.zeros(decisions, np.float32),

@@ -38,8 +38,8 @@ class Night:
         mine, world = hub.ends("dreamer"), hub.ends("world_model")
         self.loaded: list[int] = []
         self.dreamer = Dreamer(
-            policy(), Imagination(Counting(), Bright(), ENV, numbers.threshold, numbers.doubt), ALPHABET,
-            mine.receiver("contexts", 64), mine.sender("dreams"), mine.reader("policy_weights"),
+            policy(), Imagination(Counting(), Bright(), ENV, numbers.threshold, numbers.doubt, numbers.reward),
+            ALPHABET, mine.receiver("contexts", 64), mine.sender("dreams"), mine.reader("policy_weights"),
             mine.reader("world_weights"), unpack, lambda weights: self.loaded.append(weights.version), numbers,
             self.meter, seed=0,
         )  # fmt: skip
@@ -98,6 +98,25 @@ def test_what_the_context_shows_earns_nothing_and_success_ends_the_dream():
     for dream in night.segments():
         assert len(dream) == 1 and dream.terminated and not dream.truncated
         np.testing.assert_allclose(dream.rewards, [0.1], atol=1e-6)
+
+
+def test_a_decision_is_as_long_as_its_success_took():
+    """From level 48 the first of its two control steps reaches 0.53."""
+    night = Night(replace(NUMBERS, first_share=1.0)).ready(episode(1, level=48))
+    night.turns(2)
+    dreams = night.segments()
+    assert [dream.executed.tolist() for dream in dreams] == [[1]] * 4
+    for dream in dreams:
+        assert dream.terminated and not dream.truncated
+        np.testing.assert_allclose(dream.rewards, [0.05], atol=1e-6)
+
+
+def test_paid_as_in_reality_only_the_decision_that_succeeds_earns():
+    night = Night(replace(NUMBERS, first_share=1.0, reward="success")).ready(episode(1, level=36))
+    night.turns(4)
+    dreams = night.segments()
+    assert [dream.executed.tolist() for dream in dreams] == [[2, 1]] * 4
+    assert [dream.rewards.tolist() for dream in dreams] == [[0.0, 1.0]] * 4
 
 
 def test_the_step_limit_counts_from_the_episodes_begin():
@@ -171,8 +190,8 @@ def test_recorded_episodes_say_nothing_about_this_policys_success():
 @pytest.mark.parametrize("doubt", [0.0, 2.0])
 def test_doubt_takes_the_spread_of_opinions_off(doubt: float):
     class Divided(Bright):
-        def probability(self, images, proprio, instructions):
-            return torch.tensor([[0.2, 0.6]]).expand(len(instructions), -1)
+        def probability(self, images, felt, instructions):
+            return torch.tensor([0.2, 0.6]).expand(len(felt), felt.shape[1] - self.spec.context, -1)
 
     dream = Imagination(Counting(), Divided(), ENV, 0.5, doubt)
     dream.reset([start_at(episode(1), 0, Counting().spec, ALPHABET)])

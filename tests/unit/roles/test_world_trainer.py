@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from acceerl.channels.collective import Alone, Collective
+from acceerl.protocols import WorldSpec
 from acceerl.roles.world_trainer import FINAL_SHARE, Rates, WorldTrainer, drawn
 from acceerl.types import ClipBatch
 from acceerl.world_models.success import SuccessNet
@@ -128,28 +129,87 @@ def test_a_loaded_state_is_a_copy():
     assert equal(state["averages"]["world"], trainer().averaged()["world"])
 
 
-def test_dreamt_frames_are_shown_to_the_success_model():
-    """As the world model sees the last frames of half the windows: so many pictures more, judged as the true ones."""
-    seen: list[tuple[dict[str, np.ndarray], np.ndarray, list[str], np.ndarray]] = []
+class Watching(SuccessNet):
+    """It remembers what it was trained on."""
 
-    class Watching(SuccessNet):
-        def loss(self, images: Any, proprio: np.ndarray, instructions: Any, labels: np.ndarray) -> Any:
-            seen.append((images, proprio, list(instructions), labels))
-            return super().loss(images, proprio, instructions, labels)
+    def __init__(self, spec: WorldSpec = SPEC) -> None:
+        super().__init__(spec, members=1, channels=8)
+        self.seen: list[tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor, torch.Tensor]] = []
 
-    trained = WorldTrainer(world(), Watching(SPEC, members=1, channels=8), RATES, seed=0)
-    batch = replace(windows(), instructions=("go left", "go right") * 4)
-    trained.update(batch)
-    trained.update(batch, dreamt=False)
-    (images, felt, texts, labels), (plain, *_) = seen
-    assert [len(images["front"]), len(felt), len(texts), len(labels), len(plain["front"])] == [20, 20, 20, 20, 16]
-    assert np.array_equal(felt[:16], np.tile(batch.proprio[:, -SPEC.context :, : SPEC.proprio], (2, 1, 1)))
-    truth = batch.succeeded[:, -1]
-    assert truth.any()
-    assert np.array_equal(labels, np.concatenate([truth, np.zeros(8, bool), truth[:4]])), "others' words: no success"
-    assert texts[8:16] == ["go right", "go left"] * 4
-    assert np.array_equal(images["front"][:8], batch.images["front"][:, -1])
-    assert not np.array_equal(images["front"][16:], batch.images["front"][:4, -1])
+    def loss(self, images: Any, felt: Any, instructions: Any, labels: Any, counted: Any) -> Any:
+        self.seen.append((images["front"], felt, list(instructions), labels, counted))
+        return super().loss(images, felt, instructions, labels, counted)
+
+
+def ending(spec: WorldSpec = SPEC) -> ClipBatch:
+    """Eight windows of two ticks: the first four succeed after one step, of the others every second in the end."""
+    made = moving(8, ticks=2, spec=spec)
+    made.executed[:4] = [1, 0]
+    made.valid[:4, 2] = False
+    made.succeeded[:4, 1], made.succeeded[4::2, 2] = True, True
+    return replace(made, instructions=("go left", "go left", "go right", "go right") * 2)
+
+
+def test_a_tick_is_played_as_long_as_it_really_lasted(monkeypatch: pytest.MonkeyPatch):
+    model, asked = world(seed=0), []
+    predict = model.predict
+
+    def heard(past: Any, actions: Any, executed: torch.Tensor) -> Any:
+        asked.append(executed.tolist())
+        return predict(past, actions, executed)
+
+    monkeypatch.setattr(model, "predict", heard)
+    WorldTrainer(model, Watching(), RATES, seed=0).update(ending())
+    assert asked == [[1] * 4 + [2] * 4] * 2, "one step at least, where nothing happened any more"
+
+
+def watched(dreamt: bool, spec: WorldSpec = SPEC) -> tuple[torch.Tensor, torch.Tensor, list[str], Any, Any]:
+    """What the success model is shown the first time that it may see what was dreamt: the second of every two updates."""
+    success = Watching(spec)
+    trainer = WorldTrainer(world(spec, seed=0), success, RATES, seed=0)
+    trainer.updates = 1
+    trainer.update(ending(spec), dreamt=dreamt)
+    [seen] = success.seen
+    return seen
+
+
+@pytest.mark.parametrize("dreamt", [True, False])
+def test_the_success_model_learns_at_which_step_of_each_tick(dreamt: bool):
+    """And asked of the first with the next window's words: no success, but where both ask for the same."""
+    _, felt, texts, labels, counted = watched(dreamt)
+    assert felt.shape == (24, SPEC.context + SPEC.stride, SPEC.proprio)
+    words = list(ending().instructions)
+    assert texts == words * 2 + words[1:] + words[:1]
+    once, never, last = [True, False], [False, False], [False, True]
+    assert labels[:16].tolist() == [once] * 4 + [never] * 4 + [never] * 4 + [last, never] * 2
+    assert labels[16:].tolist() == [once, never] * 2 + [never] * 4
+    both = [True, True]
+    assert counted.tolist() == [once] * 4 + [both] * 4 + [never] * 4 + [both] * 4 + [once] * 4 + [both] * 4
+
+
+@pytest.mark.parametrize("dreamt", [True, False])
+def test_later_ticks_begin_with_what_was_dreamt_or_with_the_truth(dreamt: bool):
+    images, felt, *_ = watched(dreamt)
+    true = {c: torch.from_numpy(x) for c, x in ending().images.items()}["front"]
+    body = torch.from_numpy(ending().proprio)
+    assert torch.equal(images[:8], true[:, 0]) and torch.equal(images[16:], true[:, 0])
+    assert torch.equal(felt[:8, 0], body[:, 0]) and torch.equal(felt[16:], felt[:8])
+    assert torch.equal(images[8:16], true[:, 1]) != dreamt
+    assert torch.equal(felt[8:16, 0], felt[:8, -1] if dreamt else body[:, 1])
+    assert not torch.equal(felt[:8, -1], body[:, 1]), "the path is the world model's either way"
+
+
+@pytest.mark.parametrize("dreamt", [True, False])
+def test_without_a_body_the_success_model_is_shown_where_ticks_end(dreamt: bool):
+    spec = replace(SPEC, proprio=0)
+    images, felt, _, labels, counted = watched(dreamt, spec)
+    true = torch.from_numpy(ending(spec).images["front"])
+    assert felt.shape == (24, SPEC.context + 1, 0)
+    assert torch.equal(images[:8], true[:, 1]) != dreamt
+    assert torch.equal(images[8:16], true[:, 2]) != dreamt
+    assert torch.equal(images[16:], images[:8])
+    assert labels[:, 0].tolist() == [True] * 4 + [False] * 8 + [True, False] * 4 + [False] * 4
+    assert counted[:, 0].tolist() == [True] * 8 + [False] * 4 + [True] * 12
 
 
 def test_a_single_window_is_a_batch_too():

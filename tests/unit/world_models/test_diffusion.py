@@ -7,6 +7,7 @@ import torch
 from acceerl.protocols import History, WorldModel, WorldSpec
 from acceerl.types import ClipBatch
 from acceerl.world_models.diffusion import DiffusionWorld
+from acceerl.world_models.diffusion.body import between
 
 SPEC = WorldSpec(("front", "wrist"), (16, 16), 2, 2, 2, 2)
 SMALL = {"channels": (16, 16), "blocks": (1, 1), "cond": 32, "body": 16}
@@ -62,11 +63,11 @@ def test_it_fits_the_socket():
     model = world()
     assert isinstance(model, WorldModel)
     assert model.kind == "diffusion"
-    images, proprio = model.eval().predict(*history(windows(3)))
+    images, path = model.eval().predict(*history(windows(3)))
     assert {name: (frame.shape, frame.dtype) for name, frame in images.items()} == dict.fromkeys(
         SPEC.cameras, ((3, 16, 16, 3), torch.uint8)
     )
-    assert proprio.shape == (3, 2) and proprio.dtype == torch.float32
+    assert path.shape == (3, 2, 2) and path.dtype == torch.float32
 
 
 def test_it_learns_moving_squares_better_than_copying_does():
@@ -82,13 +83,13 @@ def test_it_learns_moving_squares_better_than_copying_does():
         model.after_update()
         losses.append(figures["denoising"])
     assert np.mean(losses[-20:]) < 0.4 * np.mean(losses[:5])
-    images, proprio = model.eval().predict(*history(batch))
+    images, path = model.eval().predict(*history(batch))
     for camera, frames in batch.images.items():
         truth, now = frames[:, 2].astype(float), frames[:, 1].astype(float)
         moved = (truth != now).any(axis=-1)
         assert np.abs(images[camera].numpy() - truth)[moved].mean() < 0.5 * np.abs(now - truth)[moved].mean()
     assert (
-        np.abs(proprio.numpy() - batch.proprio[:, 2]).mean()
+        np.abs(path[:, -1].numpy() - batch.proprio[:, 2]).mean()
         < 0.5 * np.abs(batch.proprio[:, 1] - batch.proprio[:, 2]).mean()
     )
 
@@ -151,6 +152,23 @@ def test_actions_that_were_not_executed_do_not_matter_and_their_number_does():
     assert not torch.equal(next_frame(actions, all_), next_frame(other, all_))
     assert not torch.equal(next_frame(actions, one), next_frame(actions, None))
     assert torch.equal(next_frame(actions, all_), next_frame(actions, None))
+
+
+def test_between_the_known_ends_of_a_tick_the_body_goes_in_a_line_and_then_rests():
+    now, after = torch.tensor([[4.0], [4.0], [20.0]]), torch.tensor([[12.0], [12.0], [12.0]])
+    path = between(now, after, 4, torch.tensor([1, 2, 4]))
+    assert path[..., 0].tolist() == [[12, 12, 12, 12], [8, 12, 12, 12], [18, 16, 14, 12]]
+    assert torch.equal(between(now, after, 4, None), between(now, after, 4, torch.full((3,), 4)))
+
+
+def test_the_path_leads_to_where_the_body_will_be_after_what_is_executed():
+    model, (past, actions) = awake(world()).eval(), history(windows(4))
+    now = past.proprio[:, -1]
+    _, whole = model.predict(past, actions)
+    torch.testing.assert_close(whole[:, 0], (now + whole[:, 1]) / 2)
+    assert not torch.allclose(whole[:, 1], now, atol=1e-2)
+    _, short = model.predict(past, actions, torch.ones(4, dtype=torch.int64))
+    assert torch.equal(short[:, 0], short[:, 1]) and not torch.allclose(short[:, 1], whole[:, 1], atol=1e-2)
 
 
 def test_imagination_and_training_see_the_same_deeds(monkeypatch):
@@ -258,8 +276,8 @@ def test_without_proprioception_there_is_no_body():
     batch = windows(2, spec=WorldSpec(("front",), (16, 16), 0, 2, 2, 2))
     batch = replaced(batch, images={"front": np.zeros((2, 3, 8, 24, 3), np.uint8)})
     assert set(model.loss(batch)[1]) == {"denoising"}
-    images, proprio = model.predict(*history(batch))
-    assert images["front"].shape == (2, 8, 24, 3) and proprio.shape == (2, 0)
+    images, path = model.predict(*history(batch))
+    assert images["front"].shape == (2, 8, 24, 3) and path.shape == (2, 2, 0)
 
 
 @pytest.mark.parametrize(("side", "channels"), [(12, (8, 16, 8)), (20, (40, 72)), (7, (33,))])

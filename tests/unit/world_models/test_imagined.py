@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from acceerl.world_models.imagined import Imagination
 from acceerl.world_models.imagined_env import ImaginedEnv
@@ -13,8 +15,8 @@ from acceerl.world_models.success import SuccessNet
 from tests.unit.world_models.worlds import ENV, SPEC, Brighter, Flickering, Reading, moving, start, world
 
 
-def dreams(*shades: int, spread: float = 0.0, **numbers: float) -> Imagination:
-    """Dreams of task 0, whose pixels begin at these shades; success at 65 of 128."""
+def dreams(*shades: int, spread: float = 0.0, **numbers: Any) -> Imagination:
+    """Dreams of task 0, whose pixels and body begin at these shades; success at 65 of 128."""
     made = Imagination(Brighter(), Reading(spread), ENV, **numbers)
     made.reset([start(shade) for shade in shades])
     return made
@@ -42,14 +44,20 @@ def test_rewards_add_up_to_the_last_probability_less_the_first():
 
 def test_a_context_that_shows_success_earns_nothing_for_it():
     dream = dreams(100)
-    assert dream.step(idle(1, 2)).rewards.tolist() == [2 / 128]
+    assert dream.step(idle(1, 2)).rewards.tolist() == [1 / 128], "of its first step, which ends it"
     assert dream.succeeded.tolist() == [True]
 
 
-def test_a_dream_ends_at_the_tick_that_shows_success_and_stays_as_it_is():
+def test_paid_for_success_alone_a_dream_earns_one_at_its_end():
+    dream = dreams(50, 62, reward="success")
+    assert [dream.step(idle(2)).rewards.tolist() for _ in range(3)] == [[0, 1], [0, 0], [0, 0]]
+
+
+def test_a_dream_ends_at_the_step_that_succeeds_and_stays_as_it_is():
     dream = dreams(62, 0)
     outcomes = dream.step(idle(2))
-    assert outcomes.executed.tolist() == [4, 4]
+    assert outcomes.executed.tolist() == [3, 4]
+    assert outcomes.rewards.tolist() == [3 / 128, 4 / 128]
     assert outcomes.terminated.tolist() == [True, False]
     assert not outcomes.truncated.any()
     seen = dream.observe()
@@ -64,10 +72,67 @@ def test_a_dream_ends_at_the_tick_that_shows_success_and_stays_as_it_is():
 
 
 def test_success_in_the_first_tick_of_a_chunk_leaves_the_second_out():
-    outcomes = dreams(64).step(idle(1))
+    outcomes = dreams(63).step(idle(1))
     assert outcomes.executed.tolist() == [2]
     assert outcomes.rewards.tolist() == [2 / 128]
     assert outcomes.terminated.tolist() == [True]
+
+
+def test_success_at_the_first_step_of_a_tick_leaves_the_second_out():
+    dream = dreams(64)
+    outcomes = dream.step(idle(1, 2))
+    assert dream.world.asked == [[2]], "which was meant to be played"
+    assert outcomes.executed.tolist() == dream.steps.tolist() == [1]
+    assert outcomes.rewards.tolist() == [1 / 128]
+    assert (outcomes.terminated.tolist(), outcomes.truncated.tolist()) == ([True], [False])
+
+
+class Saying(Reading):
+    """It says this of the steps of every tick, and nothing of a context."""
+
+    def __init__(self, *opinions: float) -> None:
+        super().__init__()
+        self.opinions = torch.tensor(opinions)
+
+    def probability(self, images, felt, instructions):
+        steps = felt.shape[1] - self.spec.context
+        said = self.opinions if steps == len(self.opinions) else torch.zeros(steps)
+        return said[:, None].expand(len(felt), -1, 2)
+
+
+@pytest.mark.parametrize(
+    ("opinions", "done", "probability", "executed", "succeeds"),
+    [
+        ((0.75, 0.875), 0, 0.75, 1, True),  # the first above the threshold, not the likeliest
+        ((0.75, 0.125), 0, 0.75, 1, True),  # what would have come next takes nothing back
+        ((0.25, 0.75), 0, 0.75, 2, True),
+        ((0.25, 0.125), 0, 0.25, 2, False),  # the likeliest of those that are not
+        ((0.25, 0.75), 6, 0.25, 1, False),  # the limit of 7 comes first
+        ((0.75, 0.875), 6, 0.75, 1, True),
+    ],
+)
+def test_a_tick_lasts_to_its_first_step_above_the_threshold(
+    opinions: tuple[float, float], done: int, probability: float, executed: int, succeeds: bool
+):
+    dream = Imagination(Brighter(), Saying(*opinions), ENV)
+    dream.reset([start(0, task=1, steps=done)])
+    outcomes = dream.step(idle(1, 2))
+    assert dream.probability.tolist() == dream.peak.tolist() == outcomes.rewards.tolist() == [probability]
+    assert outcomes.executed.tolist() == [executed]
+    assert outcomes.terminated.tolist() == dream.succeeded.tolist() == [succeeds]
+    assert outcomes.truncated.tolist() == [done == 6 and not succeeds]
+
+
+def test_without_a_body_the_end_of_a_tick_is_judged():
+    """By its frames. Success tells no step then: the tick lasts as long as it was meant to."""
+    spec = replace(SPEC, proprio=0)
+    dream = Imagination(Brighter(spec), Reading(spec=spec), ENV)
+    dream.reset([start(63, spec=spec), start(62, spec=spec), start(64, task=1, steps=6, spec=spec)])
+    outcomes = dream.step(idle(3, 2))
+    assert outcomes.executed.tolist() == [2, 2, 1]
+    assert outcomes.rewards.tolist() == [2 / 128, 2 / 128, 1 / 128]
+    assert (outcomes.terminated.tolist(), outcomes.truncated.tolist()) == ([True, False, True], [False] * 3)
+    assert dream.observe().proprio.shape == (3, 0)
 
 
 def test_the_step_limit_cuts_a_tick_short():
@@ -85,8 +150,9 @@ def test_the_step_limit_cuts_a_tick_short():
 
 def test_success_at_the_limit_is_no_truncation():
     dream = Imagination(Brighter(), Reading(), ENV)
-    dream.reset([start(64, task=1, steps=5)])
+    dream.reset([start(63, task=1, steps=5)])
     outcomes = dream.step(idle(1))
+    assert dream.steps.tolist() == dream.limits.tolist()
     assert (outcomes.terminated.tolist(), outcomes.truncated.tolist()) == ([True], [False])
 
 
@@ -113,7 +179,7 @@ def test_a_dream_sees_what_is_played_and_how_long():
 
 def test_later_frames_of_the_past_are_the_dreams_own():
     spec = replace(SPEC, context=3)
-    dream = Imagination(Brighter(spec), Reading(), ENV)
+    dream = Imagination(Brighter(spec), Reading(spec=spec), ENV)
     dream.reset([start(7, spec=spec)])
     dream.tick(np.full((1, 2, 2), 0.5, np.float32))
     assert dream.past.images["front"][0, :, 0, 0, 0].tolist() == [7, 7, 9]
@@ -164,8 +230,8 @@ def test_a_second_camera_of_another_size_is_refused():
 # One dream as an environment; the contract suite holds what every Env promises.
 
 
-def imagined(noisy: bool = False, contexts: tuple[int, ...] = (3, 2)) -> ImaginedEnv:
-    imagination = Imagination(Flickering() if noisy else Brighter(), Reading(), ENV)
+def imagined(noisy: bool = False, contexts: tuple[int, ...] = (3, 2), **numbers: Any) -> ImaginedEnv:
+    imagination = Imagination(Flickering() if noisy else Brighter(), Reading(), ENV, **numbers)
     starts = [[start(10 * task + i, task) for i in range(n)] for task, n in enumerate(contexts)]
     return ImaginedEnv(imagination, starts)
 
@@ -180,6 +246,14 @@ def test_rewards_come_with_the_tick_that_a_step_completes():
     results = [env.step(np.zeros(2)) for _ in range(10)]
     assert [result.reward for result in results] == [0.0, 2 / 128] * 5
     assert [result.truncated for result in results] == [False] * 9 + [True]
+
+
+def test_an_environment_pays_as_its_imagination_does():
+    env = imagined(threshold=3 / 128, reward="success")
+    env.reset(0, 0, seed=0)
+    results = [env.step(np.zeros(2)) for _ in range(5)]
+    assert [result.reward for result in results] == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert [result.terminated for result in results] == [False] * 3 + [True] * 2
 
 
 def test_a_limit_inside_a_tick_is_kept_to():
@@ -247,7 +321,7 @@ def test_noise_follows_from_the_seed_and_looking_changes_nothing():
 def test_the_spec_is_of_what_is_shown():
     spec = replace(SPEC, proprio=0)
     starts = [[start(i, task, spec=spec) for i in range(2)] for task in range(2)]
-    env = ImaginedEnv(Imagination(Brighter(spec), Reading(), ENV), starts)
+    env = ImaginedEnv(Imagination(Brighter(spec), Reading(spec=spec), ENV), starts)
     env.reset(0, 0, seed=0)
     assert env.observe().proprio.shape == (env.spec.proprio,) == (0,)
 

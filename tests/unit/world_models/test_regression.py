@@ -11,7 +11,7 @@ import torch
 from acceerl.protocols import WorldSpec
 from acceerl.types import ClipBatch
 from acceerl.world_models.quality import changed_error
-from tests.unit.world_models.worlds import SPEC, moving, past_of, square, train, world
+from tests.unit.world_models.worlds import SPEC, moving, past_of, train, world
 
 TWO = replace(SPEC, cameras=("front", "wrist"))
 
@@ -34,33 +34,6 @@ def loss_of(windows: ClipBatch, **numbers) -> float:
 def trained():
     model = world(seed=0)
     return model, train(model, moving(16), 200)
-
-
-def ending(n: int, seed: int) -> tuple[ClipBatch, np.ndarray]:
-    """Ticks of two steps that each move the body by its action; a square on the left succeeds after the first.
-
-    Returns windows, and where the body would be after both steps.
-    """
-    rng = np.random.default_rng(seed)
-    actions = rng.uniform(-1, 1, (n, 1, 2, 2)).astype(np.float32)
-    at_once = rng.random(n) < 0.5
-    frames = np.stack([np.stack([square(0 if early else 12)] * 2) for early in at_once])
-    path = np.cumsum(actions[:, 0], axis=1)
-    body = np.stack([np.zeros((n, 2), np.float32), np.where(at_once[:, None], path[:, 0], path[:, 1])], axis=1)
-    succeeded = np.stack([np.zeros(n, bool), at_once], axis=1)
-    return ClipBatch({"front": frames}, body, actions, np.where(at_once, 1, 2)[:, None], np.ones((n, 2), bool),
-                     succeeded, ("go left",) * n), path[:, 1]  # fmt: skip
-
-
-def test_pictures_tell_at_which_step_of_its_path_a_tick_ended():
-    """The body's law, which sees none, goes on to the last one."""
-    model = world(seed=0)
-    model.body.forward = lambda past, actions, executed: actions.cumsum(dim=1)  # this body's law, known by heart
-    train(model, ending(64, 0)[0], 80, lr=3e-3)
-    windows, last = ending(64, 1)
-    _, felt = model.predict(past_of(windows), torch.from_numpy(windows.actions[:, 0]))
-    truth = windows.proprio[:, 1]
-    assert np.abs(felt.numpy() - truth).mean() < 0.2 * np.abs(last - truth).mean()
 
 
 def test_it_learns_where_the_square_goes(trained):
@@ -89,8 +62,25 @@ def test_what_stands_still_stays(trained):
 def test_it_learns_where_the_body_goes(trained):
     model, _ = trained
     windows = moving(16)
-    _, proprio = model.predict(past_of(windows), torch.from_numpy(windows.actions[:, 0]))
-    assert np.abs(proprio.numpy() - windows.proprio[:, 1]).mean() < 0.1
+    _, path = model.predict(past_of(windows), torch.from_numpy(windows.actions[:, 0]))
+    assert np.abs(path[:, -1].numpy() - windows.proprio[:, 1]).mean() < 0.1
+
+
+def test_the_path_is_the_laws_and_pictures_correct_where_it_ends():
+    """So what is felt at a step follows from the actions up to it: a dream may end there, whatever else was meant."""
+    model, windows = world(seed=0), moving(4)
+    model.normalise_proprio([7.0, 8.0], [2.0, 3.0])
+    past, actions = past_of(windows), torch.from_numpy(windows.actions[:, 0])
+    law = model.body(model._scaled(past.proprio), actions, torch.full((4,), 2)) * torch.tensor([2.0, 3.0])
+    law = law.detach() + torch.tensor([7.0, 8.0])
+    _, path = model.predict(past, actions)
+    torch.testing.assert_close(path[:, 0], law[:, 0])
+    assert not torch.allclose(path[:, 1], law[:, 1])
+    other = torch.cat([actions[:, :1], -actions[:, 1:]], dim=1)
+    _, turned = model.predict(past, other)
+    assert torch.equal(turned[:, 0], path[:, 0]) and not torch.allclose(turned[:, 1], path[:, 1])
+    _, short = model.predict(past, actions, torch.ones(4, dtype=torch.int64))
+    assert torch.equal(short[:, 0], path[:, 0])
 
 
 def test_the_law_of_the_body_needs_no_pictures():
@@ -120,7 +110,7 @@ def test_what_the_body_feels_is_seen_in_the_picture():
     model = world(seed=0)
     train(model, windows, 240)
     _, felt = model.predict(past_of(windows), torch.from_numpy(windows.actions[:, 0]))
-    assert np.abs(felt.numpy() - proprio[:, -1]).mean() < 0.15
+    assert np.abs(felt[:, -1].numpy() - proprio[:, -1]).mean() < 0.15
 
 
 def test_two_cameras_learn_side_by_side():
@@ -151,8 +141,8 @@ def test_precisions():
     model = world(precision="bfloat16", seed=0)
     losses = train(model, moving(8), 25)
     assert losses[-1] < 0.7 * losses[0]
-    images, proprio = model.predict(past_of(moving(8)), torch.zeros(8, 2, 2))
-    assert (images["front"].dtype, proprio.dtype) == (torch.uint8, torch.float32)
+    images, path = model.predict(past_of(moving(8)), torch.zeros(8, 2, 2))
+    assert (images["front"].dtype, path.dtype) == (torch.uint8, torch.float32)
     assert loss_of(moving(8), precision="bfloat16") == pytest.approx(loss_of(moving(8)), rel=0.02)
     with pytest.raises(ValueError, match="unknown precision 'half'; choose one of float32, bfloat16"):
         world(precision="half")
@@ -182,9 +172,9 @@ def test_proprioception_is_seen_on_its_own_scale():
     model, scaled = world(seed=0), world(seed=0)
     scaled.normalise_proprio([7.0, 7.0], [100.0, 100.0])
     assert scaled.loss(large)[0].item() == pytest.approx(loss_of(windows), rel=1e-4)
-    _, proprio = model.predict(past_of(windows), torch.zeros(8, 2, 2))
+    _, path = model.predict(past_of(windows), torch.zeros(8, 2, 2))
     _, same = scaled.predict(past_of(large), torch.zeros(8, 2, 2))
-    np.testing.assert_allclose(same.numpy(), proprio.numpy() * 100 + 7, rtol=1e-3)
+    np.testing.assert_allclose(same.numpy(), path.numpy() * 100 + 7, rtol=1e-3)
 
 
 def test_equal_seeds_make_equal_models_and_leave_torchs_own_alone():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from acceerl.world_models.success import SuccessNet, focal_loss, varied
+from acceerl.world_models.success import SuccessNet, focal_loss
 from tests.unit.world_models.worlds import SPEC, square
 
 TEXTS = ("go left", "go right")
@@ -19,30 +19,31 @@ def net(**numbers) -> SuccessNet:
     return SuccessNet(SPEC, **({"members": 2, "channels": 8, "seed": 0} | numbers))
 
 
-def examples() -> tuple[dict[str, np.ndarray], np.ndarray, list[str], np.ndarray]:
+def examples() -> tuple[dict[str, torch.Tensor], torch.Tensor, list[str], torch.Tensor, torch.Tensor]:
     """A square on the left or on the right, and both instructions for each: neither alone tells the label."""
     shades, columns = (200, 215, 230, 245), (0, 12)
     cases = [(shade, column, text) for shade in shades for column in columns for text in TEXTS]
     images = np.stack([square(column, shade=shade) for shade, column, _ in cases])
-    labels = np.array([(c == 0) == (t == TEXTS[0]) for _, c, t in cases])
-    return {"front": images}, still(len(cases)), [text for *_, text in cases], labels
+    truth = [(c == 0) == (t == TEXTS[0]) for _, c, t in cases]
+    labels = torch.tensor(truth)[:, None].expand(-1, SPEC.stride)
+    shown = {"front": torch.from_numpy(images)}
+    return shown, still(len(cases)), [text for *_, text in cases], labels, torch.ones(labels.shape, dtype=torch.bool)
 
 
-def still(n: int) -> np.ndarray:
-    """Proprioception that tells nothing."""
-    return np.zeros((n, SPEC.context, SPEC.proprio), np.float32)
+def still(n: int) -> torch.Tensor:
+    """Proprioception that tells nothing, of the past and of a tick."""
+    return torch.zeros(n, SPEC.context + SPEC.stride, SPEC.proprio)
 
 
 def answers(model: SuccessNet) -> torch.Tensor:
-    images, body, texts, _ = examples()
-    return model.probability({"front": torch.from_numpy(images["front"])}, torch.from_numpy(body), texts)
+    return model.probability(*examples()[:3])
 
 
 @pytest.fixture(scope="module")
 def trained() -> SuccessNet:
     model = net()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(80):
+    for _ in range(150):
         loss, figures = model.loss(*examples())
         optimiser.zero_grad()
         loss.backward()
@@ -52,10 +53,9 @@ def trained() -> SuccessNet:
 
 
 def test_it_learns_what_the_instruction_asks_for(trained: SuccessNet):
-    truth = torch.from_numpy(examples()[-1])
     opinions = answers(trained)
-    assert opinions.shape == (16, 2)
-    assert ((opinions > 0.5) == truth[:, None]).all()
+    assert opinions.shape == (16, 2, 2)
+    assert ((opinions > 0.5) == examples()[3][..., None]).all()
 
 
 def test_opinions_are_probabilities_without_gradients(trained: SuccessNet):
@@ -66,19 +66,19 @@ def test_opinions_are_probabilities_without_gradients(trained: SuccessNet):
 
 
 def test_members_disagree_until_they_have_learnt_and_about_what_they_never_saw(trained: SuccessNet):
-    learnt = answers(trained).std(dim=1).mean()
-    assert learnt < 0.5 * _unknown(trained).std(dim=1).mean()
+    learnt = answers(trained).std(dim=-1).mean()
+    assert learnt < 0.5 * _unknown(trained).std(dim=-1).mean()
     fresh = net(members=3)
-    assert (answers(fresh).std(dim=1) > 0).all()
+    assert (answers(fresh).std(dim=-1) > 0).all()
 
 
 def _unknown(model: SuccessNet) -> torch.Tensor:
     noise = torch.randint(0, 256, (64, 16, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    return model.probability({"front": noise}, torch.from_numpy(still(64)), ["turn around slowly"] * 64)
+    return model.probability({"front": noise}, still(64), ["turn around slowly"] * 64)
 
 
-def test_members_are_trained_on_other_frames():
-    """Each leaves out a random fifth: with equal weights their losses on the same frames differ."""
+def test_members_are_trained_on_other_ticks():
+    """Each leaves out a random fifth: with equal weights their losses on the same ticks differ."""
     model = net()
     model.members[1].load_state_dict(model.members[0].state_dict())
     gradients = []
@@ -86,11 +86,11 @@ def test_members_are_trained_on_other_frames():
         model.seed(1)
         model.zero_grad()
         model.loss(*examples())[0].backward()
-        gradients.append(member.head[2].weight.grad.clone())
+        gradients.append(member.head[-1].weight.grad.clone())
     assert not torch.allclose(*gradients)
 
 
-def test_equal_seeds_leave_out_equal_frames():
+def test_equal_seeds_leave_out_equal_ticks():
     model, losses = net(), []
     for seed in (1, 2, 1):
         model.seed(seed)
@@ -135,8 +135,7 @@ def test_calibration_makes_held_out_labels_likelier():
 def test_a_temperature_sharpens_and_belongs_to_the_weights():
     model, plain = net(), net()
     model.temperature.fill_(0.25)
-    images, body, texts, _ = examples()
-    logits = plain.logits({"front": torch.from_numpy(images["front"])}, torch.from_numpy(body), texts)
+    logits = plain.logits(*examples()[:3])
     np.testing.assert_allclose(answers(model), torch.sigmoid(4 * logits), rtol=1e-6)
     plain.load_state_dict(model.state_dict())
     assert torch.equal(answers(plain), answers(model))
@@ -146,49 +145,55 @@ def test_two_cameras_are_both_looked_at():
     spec = replace(SPEC, cameras=("front", "wrist"))
     model = SuccessNet(spec, members=1, channels=8)
     dark, bright = (torch.full((1, 16, 16, 3), v, dtype=torch.uint8) for v in (0, 255))
-    body = torch.from_numpy(still(1))
-    both = [float(model.probability({"front": a, "wrist": b}, body, ["go"])) for a, b in ((dark, dark), (dark, bright))]
-    assert both[0] != both[1]
+    pairs = ((dark, dark), (dark, bright))
+    both = [model.probability({"front": a, "wrist": b}, still(1), ["go"]) for a, b in pairs]
+    assert not torch.equal(*both)
 
 
-def test_frames_are_varied_a_little_and_each_differently():
-    """A square may move by a pixel of sixteen, and shades by a fifth; nothing else appears."""
-    images = torch.from_numpy(np.stack([square(8)] * 64))
-    shown = varied(images, torch.Generator().manual_seed(0))
-    assert (shown.shape, shown.dtype) == (images.shape, torch.uint8)
-    bright = shown[..., 0].float().amax(dim=2) > 150  # [N, H]: the rows that the square is in
-    tops = bright.int().argmax(dim=1)
-    assert set(tops.tolist()) == {3, 4, 5}
-    assert (bright.sum(dim=1) == 4).all()
-    shades = shown.float().flatten(1, 2).amax(dim=1) / 230
-    assert 0.79 < shades.min() < 0.85 and shades.max() > 1.1  # 255 of 230 is the end of the scale
-
-
-def test_what_no_picture_shows_the_body_tells():
-    """Equal pictures and words: fulfilled where the fingers are open, in units that it has to scale."""
-    model, n = net(), 16
-    images = {"front": np.stack([square(0)] * n)}
-    fingers = np.tile(np.array([[[500.0, 101.0]], [[500.0, 100.0]]], np.float32), (n // 2, 1, 1))
+def test_what_no_picture_shows_the_body_tells_and_when():
+    """Equal pictures and words: fulfilled at the step at which fingers open, in units that it has to scale."""
+    model, n = net(), 24
     model.normalise_proprio([500.0, 100.5], [1.0, 0.5])
-    labels, optimiser = fingers[:, 0, 1] > 100.5, torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(40):
+    opens = torch.arange(n) % 3  # 2: never
+    felt = torch.tensor([500.0, 100.0]).repeat(n, SPEC.context + SPEC.stride, 1)
+    labels = torch.zeros(n, SPEC.stride, dtype=torch.bool)
+    for i, step in enumerate(opens.tolist()):
+        felt[i, SPEC.context + step :, 1] = 101.0
+        labels[i, step:] = step == torch.arange(step, SPEC.stride)  # once open it is too late
+    shown, words, optimiser = (
+        {"front": torch.from_numpy(np.stack([square(0)] * n))}, ["let go"] * n,
+        torch.optim.Adam(model.parameters(), 3e-3),
+    )  # fmt: skip
+    for _ in range(100):
         optimiser.zero_grad()
-        model.loss(images, fingers, ["let go"] * n, labels)[0].backward()
+        model.loss(shown, felt, words, labels, torch.ones_like(labels))[0].backward()
         optimiser.step()
-    shown = {"front": torch.from_numpy(images["front"])}
-    opinions = model.eval().probability(shown, torch.from_numpy(fingers), ["let go"] * n)
-    assert ((opinions > 0.5) == torch.from_numpy(labels)[:, None]).all()
+    opinions = model.eval().probability(shown, felt, words)
+    assert ((opinions > 0.5) == labels[..., None]).all()
+
+
+def test_steps_that_never_happened_teach_nothing():
+    images, felt, texts, labels, _ = examples()
+    model, losses = net(), []
+    first = (torch.arange(SPEC.stride) == 0).expand_as(labels)
+    for truth in (labels, torch.where(first, labels, ~labels)):
+        model.seed(1)
+        losses.append(model.loss(images, felt, texts, truth, first)[0].item())
+    assert losses[0] == losses[1]
 
 
 def test_a_body_is_no_must():
+    """Then it is asked about the end of a tick alone."""
     model = SuccessNet(replace(SPEC, proprio=0), members=1, channels=8)
-    images, _, texts, labels = examples()
-    loss, _ = model.loss(images, np.zeros((16, 1, 0), np.float32), texts, labels)
+    images, _, texts, labels, counted = examples()
+    felt = torch.zeros(16, SPEC.context + 1, 0)
+    loss, _ = model.loss(images, felt, texts, labels[:, :1], counted[:, :1])
     assert torch.isfinite(loss)
+    assert model.probability(images, felt, texts).shape == (16, 1, 1)
 
 
 def test_one_member_is_an_ensemble_too():
-    assert answers(net(members=1)).shape == (16, 1)
+    assert answers(net(members=1)).shape == (16, 2, 1)
 
 
 @pytest.mark.parametrize(

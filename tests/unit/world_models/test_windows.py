@@ -10,7 +10,7 @@ import torch
 
 from acceerl.protocols import WorldSpec
 from acceerl.types import ClipBatch
-from acceerl.world_models.windows import advanced, ticks
+from acceerl.world_models.windows import advanced, asked, ticks
 
 SPEC = WorldSpec(("front",), (16, 16), proprio=1, action_dim=2, stride=2, context=2)
 CPU = torch.device("cpu")
@@ -59,11 +59,12 @@ def test_a_tick_after_the_end_does_not_count():
 
 def test_the_past_of_the_next_tick():
     past, (first, second) = ticks(windows(), SPEC, CPU)
-    later = first.after(past, {"front": torch.full((1, 16, 16, 3), 77, dtype=torch.uint8)}, torch.tensor([[7.0]]))
+    path = torch.tensor([[[6.5], [7.0]]])
+    later = first.after(past, {"front": torch.full((1, 16, 16, 3), 77, dtype=torch.uint8)}, path)
     assert later.images["front"][0, :, 0, 0, 0].tolist() == [1, 77]
-    assert later.proprio.tolist() == [[[1.0], [7.0]]]
+    assert later.proprio.tolist() == [[[1.0], [7.0]]], "what is felt at the end of the path"
     assert later.actions[0, :, :, 0].tolist() == [[2.0, 2.5]]
-    last = advanced(later, second.actions, second.images, second.proprio)
+    last = advanced(later, second.actions, second.images, second.proprio[:, None])
     assert last.images["front"][0, :, 0, 0, 0].tolist() == [77, 3]
     assert last.actions[0, :, :, 0].tolist() == [[3.0, 3.5]]
     assert past.images["front"][0, :, 0, 0, 0].tolist() == [0, 1], "the old past stays"
@@ -73,22 +74,49 @@ def test_one_frame_of_context_has_no_actions_before_it():
     past, future = ticks(windows(), replace(SPEC, context=1), CPU)
     assert past.actions.shape == (1, 0, 2, 2)
     assert len(future) == 3
-    assert advanced(past, future[0].actions, future[0].images, future[0].proprio).actions.shape == (1, 0, 2, 2)
+    first = future[0]
+    assert advanced(past, first.actions, first.images, first.proprio[:, None]).actions.shape == (1, 0, 2, 2)
 
 
-def test_most_ticks_that_success_cut_short_are_shown_whole():
-    """Three in four, filled with another window's actions: a dream does not know that an episode will end."""
-    cut = windows(8)
-    cut.actions[:] += 10 * np.arange(8, dtype=np.float32)[:, None, None, None]
-    cut.executed[:, 2] = 1
-    cut.succeeded[:, 3] = [True] * 7 + [False]
-    _, future = ticks(cut, SPEC, CPU, decided=True)
-    assert future[1].executed.tolist() == [1, 2, 2, 2, 1, 2, 2, 1]
-    assert future[1].ended.tolist() == [1] * 8, "when it ended is known all the same"
-    assert future[1].actions[:, 0, 0].tolist() == [3.0 + 10 * n for n in range(8)], "what was executed stays"
-    assert future[1].actions[:, 1, 0].tolist() == [0.0, 3.5, 13.5, 23.5, 0.0, 43.5, 53.5, 0.0]
-    _, plain = ticks(cut, SPEC, CPU)
-    assert plain[1].executed.tolist() == [1] * 8
+def ended() -> ClipBatch:
+    """The last tick of four windows: success after one step, after two, none, and one after the episode's end."""
+    won = windows(4)
+    won.executed[:, 2] = [1, 2, 2, 0]
+    won.succeeded[:, 3] = [True, True, False, True]
+    won.valid[3, 3] = False
+    return won
+
+
+def test_the_last_step_that_was_executed_is_the_one_that_succeeds():
+    _, (before, last) = ticks(ended(), SPEC, CPU)
+    labels, counted = last.truth(2)
+    assert labels.tolist() == [[True, False], [False, True], [False, False], [False, False]]
+    assert counted.tolist() == [[True, False], [True, True], [True, True], [False, False]], "others never happened"
+    labels, counted = before.truth(2)
+    assert not labels.any() and counted.all()
+
+
+def test_one_step_stands_for_the_end_of_a_tick():
+    _, (_, last) = ticks(ended(), SPEC, CPU)
+    labels, counted = last.truth(1)
+    assert labels.tolist() == [[True], [True], [False], [False]]
+    assert counted.tolist() == [[True], [True], [True], [False]]
+
+
+def test_a_success_model_is_shown_where_a_tick_begins_and_feels_what_follows():
+    past, (first, _) = ticks(windows(), SPEC, CPU)
+    shown, felt = asked(SPEC, past, first.images, torch.tensor([[[1.5], [2.0]]]))
+    assert shown["front"][:, 0, 0, 0].tolist() == [1]
+    assert felt.tolist() == [[[0.0], [1.0], [1.5], [2.0]]], "the last ticks, then each step"
+
+
+def test_without_a_body_a_success_model_is_shown_how_a_tick_ends():
+    spec = replace(SPEC, proprio=0)
+    past, (first, _) = ticks(windows(2), spec, CPU)
+    shown, felt = asked(spec, past, first.images, torch.zeros(2, spec.stride, 0))
+    assert shown["front"][:, 0, 0, 0].tolist() == [2, 2]
+    assert felt.shape == (2, spec.context + 1, 0)
+    assert (felt.shape[1] - spec.context) == first.truth(1)[0].shape[1], "and asked about its end alone"
 
 
 @pytest.mark.parametrize(

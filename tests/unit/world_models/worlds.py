@@ -87,7 +87,8 @@ class Brighter(nn.Module):
         done = executed if executed is not None else torch.full((len(past),), actions.shape[1])
         self.asked.append(done.tolist())
         images = {c: (x[:, -1] + done[:, None, None, None]).to(torch.uint8) for c, x in past.images.items()}
-        return images, past.proprio[:, -1] + done[:, None]
+        step = torch.arange(1, actions.shape[1] + 1).clamp(max=done[:, None])
+        return images, past.proprio[:, -1:] + step[..., None]
 
 
 class Flickering(Brighter):
@@ -103,22 +104,26 @@ class Flickering(Brighter):
     def predict(
         self, past: History, actions: Tensor, executed: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        _, proprio = super().predict(past, actions, executed)
+        _, path = super().predict(past, actions, executed)
         images = {c: torch.randint(0, 40, x[:, -1].shape, generator=self.generator, dtype=torch.uint8)
                   for c, x in past.images.items()}  # fmt: skip
-        return images, proprio
+        return images, path
 
 
 class Reading(nn.Module):
-    """Success is written in the first pixel, in 128ths; the members' opinions lie `spread` around it."""
+    """Success is what the body feels first, in 128ths, or what the first pixel shows where no body is felt.
 
-    def __init__(self, spread: float = 0.0) -> None:
+    The members' opinions lie `spread` around it.
+    """
+
+    def __init__(self, spread: float = 0.0, spec: WorldSpec = SPEC) -> None:
         super().__init__()
-        self.spec, self.spread = SPEC, spread
+        self.spec, self.spread = spec, spread
 
-    def probability(self, images: dict[str, Tensor], proprio: Tensor, instructions: Sequence[str]) -> Tensor:
-        p = images[self.spec.cameras[0]][:, 0, 0, 0].float() / 128
-        return torch.stack([p - self.spread, p + self.spread], dim=1)
+    def probability(self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str]) -> Tensor:
+        seen = images[self.spec.cameras[0]][:, 0, 0, :1].float()
+        p = (felt[:, self.spec.context :, 0] if self.spec.proprio else seen) / 128
+        return torch.stack([p - self.spread, p + self.spread], dim=-1)
 
 
 def start(shade: int, task: int = 0, steps: int = 0, spec: WorldSpec = SPEC, **changes: Any) -> Start:
