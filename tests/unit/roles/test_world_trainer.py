@@ -164,7 +164,7 @@ def test_a_tick_is_played_as_long_as_it_really_lasted(monkeypatch: pytest.Monkey
 
 
 def watched(dreamt: bool, spec: WorldSpec = SPEC) -> tuple[torch.Tensor, torch.Tensor, list[str], Any, Any]:
-    """What the success model is shown the first time that it may see what was dreamt: the second of every two updates."""
+    """What the success model is shown in the second of two updates, in which it may see what was dreamt."""
     success = Watching(spec)
     trainer = WorldTrainer(world(spec, seed=0), success, RATES, seed=0)
     trainer.updates = 1
