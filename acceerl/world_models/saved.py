@@ -18,8 +18,12 @@ import torch
 from torch import nn
 
 from acceerl.protocols import SuccessModel, WorldModel, WorldSpec
+from acceerl.world_models.diffusion import DiffusionWorld
+from acceerl.world_models.regression import RegressionWorld
+from acceerl.world_models.success import SuccessNet
 
 FORMAT = "acceerl-world-1"
+KINDS: dict[str, Any] = {model.kind: model for model in (RegressionWorld, DiffusionWorld, SuccessNet)}
 _FIX = {
     "cameras": "choose the env's cameras accordingly",
     "image_size": "set the env's image size accordingly",
@@ -61,6 +65,24 @@ def load_world(path: str | os.PathLike[str], world: WorldModel, success: Success
     for name, model in models.items():  # after both fit: what is refused changes nothing
         nn.Module.load_state_dict(model, record[name]["state_dict"])  # type: ignore[arg-type]
     return dict(record["extra"])
+
+
+def open_world(path: str | os.PathLike[str]) -> tuple[WorldModel, SuccessModel]:
+    """Both models as a file says that they were made, with its weights.
+
+    Raises ValueError when it is missing, broken, or holds a model that is none of ours.
+    """
+    record = _read(Path(path))
+    told: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record["spec"].items()}
+    spec, made = WorldSpec(**told), []
+    for name in ("world", "success"):
+        card = record[name]
+        if card["kind"] not in KINDS:
+            raise ValueError(f"{path}: a {card['kind']!r} {name} model, which is none of ours: {', '.join(KINDS)}")
+        model = KINDS[card["kind"]](spec, **card["kwargs"])
+        model.load_state_dict(card["state_dict"])
+        made.append(model)
+    return made[0], made[1]
 
 
 def _card(model: Any) -> dict[str, Any]:

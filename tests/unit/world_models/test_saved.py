@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from acceerl.protocols import WorldSpec
+from acceerl.world_models.diffusion import DiffusionWorld
 from acceerl.world_models.regression import RegressionWorld
-from acceerl.world_models.saved import load_world, save_world
+from acceerl.world_models.saved import load_world, open_world, save_world
 from acceerl.world_models.success import SuccessNet
 from tests.unit.world_models.worlds import SPEC, world
 
@@ -51,6 +52,28 @@ def test_a_round_trip_is_exact(tmp_path: Path):
         state = loaded.state_dict()
         assert all(torch.equal(tensor, state[name]) for name, tensor in saved.state_dict().items())
     assert [file.name for file in tmp_path.iterdir()] == ["world.pt"], "nothing is left beside it"
+
+
+@pytest.mark.parametrize("kind", ["regression", "diffusion"])
+def test_a_file_makes_its_own_models(tmp_path: Path, kind: str):
+    """Whoever opens it need not know of what size they are."""
+    spec = replace(SPEC, cameras=("front", "wrist"), context=2)
+    sizes = {"channels": (8, 8), "blocks": (1, 1), "cond": 32, "body": 8}
+    made = world(spec, seed=3, patch=2) if kind == "regression" else DiffusionWorld(spec, **sizes, seed=3)
+    models = made, SuccessNet(spec, members=1, channels=4, seed=3)
+    save_world(tmp_path / "world.pt", *models)
+    for saved, opened in zip(models, open_world(tmp_path / "world.pt"), strict=True):
+        assert (opened.spec, type(opened), opened.kwargs) == (spec, type(saved), saved.kwargs)
+        state = opened.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in saved.state_dict().items())
+
+
+def test_models_of_others_are_not_made(path: Path):
+    record = torch.load(path, weights_only=True)
+    record["world"]["kind"] = "crystal_ball"
+    torch.save(record, path)
+    with pytest.raises(ValueError, match=r"world.pt: a 'crystal_ball' world model, which is none of ours: regression"):
+        open_world(path)
 
 
 def test_a_file_is_data_and_no_program(path: Path):
