@@ -68,6 +68,17 @@ def test_success_inside_the_dream_stands_beside_the_real_one(pretrained: Path) -
     assert row["episodes"] == 10 and 0 <= row["imagined"] <= 1 and 0 <= row["real"] <= 1
 
 
+def test_the_speed_of_pretrained_models_is_measured_as_they_are(pretrained: Path) -> None:
+    """Frames of 32 pixels do not fit the models that the benchmark makes by itself."""
+    done = acceerl("bench", "imagine", "start=runs/world/world.pt", "batches=1,8", "seconds=0.1", "rounds=1",
+                   "json=speed.json", cwd=pretrained)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((pretrained / "speed.json").read_text())["figures"]
+    ahead = figures["imagine.regression.steps_per_s"] / figures["imagine.regression.frames_per_s"]
+    assert ahead == pytest.approx(8), "a frame of these models covers a chunk"
+    assert figures["imagine.regression.frames_per_s_at_8"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
