@@ -43,8 +43,9 @@ def test_bytes_are_scaled_to_one():
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 14])
 def test_a_wide_layer_computes_what_any_layer_does(rows):
-    layer = torch.nn.Linear(2 * WIDE, 6)
-    given = torch.randn(rows, 2 * WIDE, generator=torch.Generator().manual_seed(0))
+    """In float64: sums over so many entries are rounded otherwise on every processor."""
+    layer = torch.nn.Linear(2 * WIDE, 6, dtype=torch.float64)
+    given = torch.randn(rows, 2 * WIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected, computed = layer(given), _dense(layer, given)
     torch.testing.assert_close(computed, expected)
     wanted = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))

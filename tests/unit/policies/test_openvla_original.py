@@ -48,6 +48,25 @@ def logits(policy, observations):
         return policy.evaluate(observations, zeros).logits.flatten(1, 2).numpy()
 
 
+@pytest.fixture(scope="module")
+def exact(policy):
+    """The logits of the first inputs in float64, and back to float32."""
+    policy.network.double()
+    policy.dtype = torch.float64
+    found = logits(policy, seen(0))
+    policy.network.float()
+    policy.dtype = torch.float32
+    return found
+
+
+def assert_alike(found, golden, exact):
+    """Within 1e-4, or within what float32 leaves uncertain on this processor, where that is more: tiny random weights
+    make rounding large (the golden numbers themselves are 2.6e-4 off those of float64, those of an EPYC 1.8e-4)."""
+    apart = np.abs(found - golden)
+    assert apart.max() <= max(1e-4, np.abs(found - exact).max())
+    assert apart.mean() <= 2e-5
+
+
 def test_prompts_become_the_originals_ids(policy, golden):
     ends = np.cumsum(golden["lengths"])
     for i, ids in enumerate(np.split(golden["ids"], ends[:-1])):
@@ -56,12 +75,12 @@ def test_prompts_become_the_originals_ids(policy, golden):
         assert ours[len(ids) :] == [recipe.SPACE] * int(ids[-1] != recipe.SPACE) + [0] * 56 + [2]
 
 
-def test_logits_are_the_originals(policy, golden):
-    assert np.abs(logits(policy, seen(0))[:2] - golden["logits"]).max() <= 1e-4
+def test_logits_are_the_originals(policy, golden, exact):
+    assert_alike(logits(policy, seen(0))[:2], golden["logits"], exact[:2])
 
 
-def test_an_unpadded_row_gives_the_same(policy, golden):
-    assert np.abs(logits(policy, seen(1, 1))[0] - golden["logits"][1]).max() <= 1e-4
+def test_an_unpadded_row_gives_the_same(policy, golden, exact):
+    assert_alike(logits(policy, seen(1, 1))[0], golden["logits"][1], exact[1])
 
 
 @pytest.mark.slow
