@@ -19,6 +19,7 @@ from acceerl.bench.options import option
 from acceerl.bench.result import Result
 from acceerl.bench.store_episodes import made_up, rendered
 from acceerl.bench.store_reading import Ours, Peer, Raw, Reader, Slices
+from acceerl.runtime.memory import keep_freed_memory
 from acceerl.stores.plain import write_plain
 from acceerl.stores.schema import Episode
 from acceerl.stores.writer import TrajectoryWriter
@@ -110,6 +111,7 @@ def _sizes(result: Result, folder: Path) -> None:
 
 
 def _read(result: Result, folder: Path, options: Options, cameras: list[str]) -> None:
+    keep_freed_memory()  # as jobs that train from windows do
     gzip, keys = _shard(folder, "gzip"), [*(f"{name}_rgb" for name in cameras), "proprio"]
 
     def peer(path: Path) -> Reader:

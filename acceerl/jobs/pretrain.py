@@ -16,6 +16,7 @@ from acceerl.jobs import pretrain_world
 from acceerl.jobs.build import env_spec, make_policy, policy_spec
 from acceerl.policies.saved import save_policy
 from acceerl.roles.cloning import Demonstrations, clone
+from acceerl.runtime.memory import keep_freed_memory
 from acceerl.runtime.rundir import Run
 from acceerl.stores import checkpoint
 from acceerl.stores.reader import open_trajectories
@@ -26,6 +27,7 @@ PLACES = ("data", "to")  # of this machine: they say nothing about the recipe
 
 def run(config: Config, run: Run) -> int:
     """Trains for `pretrain.steps` updates and writes the policy file; resumes from the run's last checkpoint."""
+    keep_freed_memory()  # batches and gradients are made anew in every update
     if config.pretrain.what == "world_model":
         return pretrain_world.run(config, run)
     if not config.pretrain.data:

@@ -156,9 +156,10 @@ class Clips:
         return ClipBatch(images, proprio, actions, executed, valid[None], succeeded[None], (entry.instruction,))
 
     def _rows(self, episode: int, camera: str, rows: np.ndarray, every: int) -> np.ndarray:
-        """Frames of these rows; those of the middle of a window are read together."""
-        if np.all(np.diff(rows) == every):
-            return self.trajectories.frames(episode, camera, int(rows[0]), int(rows[-1]) + 1, every)
+        """Frames of these rows; a window whose rows are all within the episode is read at once."""
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == (self.frames - 1) * every:
+            return self.trajectories.frames(episode, camera, first, last + 1, every)
         distinct, back = np.unique(rows, return_inverse=True)
         frames = [self.trajectories.frames(episode, camera, row, row + 1, 1) for row in distinct.tolist()]
         return np.concatenate(frames)[back]
