@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from dataclasses import is_dataclass
@@ -57,6 +58,8 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 def _typed(cls: type, value: Any, key: str) -> Any:
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
         raise ValueError(f"{key} must be {_NAMES.get(cls, cls.__name__)}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, got {value}")
     return value
 
 

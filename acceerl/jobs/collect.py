@@ -73,6 +73,8 @@ def planned(config: Config, run: Run | None) -> str:
 def _folder(config: Config, run: Run | None) -> Path:
     """Of the shards; without a run one that a run directory will have."""
     if config.collect.to:
+        if Path(config.collect.to).is_file():
+            raise ValueError(f"collect.to={config.collect.to} is a file: name a folder, new or of collect's")
         return Path(config.collect.to)
     return run.data if run else Path(config.runs) / (config.name or "NEW") / "data"
 

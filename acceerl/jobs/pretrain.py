@@ -19,6 +19,7 @@ from acceerl.roles.cloning import Demonstrations, clone
 from acceerl.runtime.memory import keep_freed_memory
 from acceerl.runtime.rundir import Run
 from acceerl.stores import checkpoint
+from acceerl.stores.checks import refuse_nonsense
 from acceerl.stores.reader import open_trajectories
 from acceerl.types import EnvSpec
 
@@ -52,6 +53,7 @@ def _demonstrations(config: Config, spec: EnvSpec) -> Demonstrations:
     trajectories = open_trajectories(config.pretrain.data)
     if config.env.get("orientation") == "rotated":  # as policies of the OpenVLA family see LIBERO, not upright
         trajectories = trajectories.turned("both")
+    refuse_nonsense(entry for entry in trajectories.entries if entry.layout.ours and entry.success)
     kept = (trajectories[i] for i, entry in enumerate(trajectories.entries) if entry.success)
     return Demonstrations(kept, policy_spec(config, spec))
 

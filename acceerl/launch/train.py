@@ -35,8 +35,10 @@ def prepare(job: str, overrides: Sequence[str]) -> tuple[Config, Run | None]:
     Raises FileNotFoundError for a run that is not there, ValueError for one that still runs or waits in a queue.
     """
     resumed = [text.removeprefix("resume=") for text in overrides if text.startswith("resume=")]
-    if not resumed or not resumed[-1]:
+    if not resumed:
         return compose(job, overrides), None
+    if not resumed[-1]:
+        raise ValueError("resume= names no run: give its directory, or leave it out to start a new one")
     run = Run.open(resumed[-1])
     refuse_led(run)
     if run.status().get("state") == QUEUED:

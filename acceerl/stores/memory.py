@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from acceerl.stores.checks import finite
 from acceerl.stores.reader import Trajectories
 from acceerl.stores.schema import observation_rows
 
@@ -84,7 +85,9 @@ class Memory:
 
 
 def recorded(trajectories: Trajectories, cameras: Sequence[str], beat: Callable[[], None] = lambda: None) -> list[Kept]:
-    """Reads whole episodes; `beat` is called after each. Raises ValueError naming the demo that lacks a camera."""
+    """Reads whole episodes; `beat` is called after each. Raises ValueError naming the demo that lacks a camera
+    or holds NaN.
+    """
     for entry in trajectories.entries:
         for name in cameras:
             if name not in entry.cameras:
@@ -98,8 +101,8 @@ def _kept(trajectories: Trajectories, i: int, cameras: Sequence[str], beat: Call
     beat()
     return Kept(
         {c: trajectories.frames(i, c, 0, entry.rows + 1) for c in cameras},
-        trajectories.proprio(i).astype(np.float32),
-        trajectories.executed(i, 0, entry.steps).astype(np.float32),
+        finite(entry, "obs/proprio", trajectories.proprio(i).astype(np.float32)),
+        finite(entry, "actions", trajectories.executed(i, 0, entry.steps).astype(np.float32)),
         entry.stride,
         entry.instruction,
         entry.task,

@@ -65,6 +65,8 @@ def test_a_plugin_takes_new_arguments():
         ("learner.lr=abc", "learner.lr must be a number, got 'abc'"),
         ("learner.batch=0", "learner.batch must be at least 1, got 0"),
         ("learner.lr=0", "learner.lr must be above 0"),
+        ("learner.lr=nan", "learner.lr must be a finite number, got nan"),
+        ("learner.lr=1e400", "learner.lr must be a finite number, got inf"),
         ("learner.ranks=0", "learner.ranks must be at least 1, got 0"),
         ("learner=3", "learner must be a group of keys"),
         ("site.partition=gpu", "site.partition: did you mean site.cpu.partition or site.gpu.partition?"),

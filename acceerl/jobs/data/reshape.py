@@ -19,15 +19,22 @@ from acceerl.stores.checks import Finding, refuse_nonsense
 from acceerl.stores.reader import Entry, Trajectories, open_trajectories
 from acceerl.stores.schema import Episode
 from acceerl.stores.shard import Packing, copy_shard, write_shard
+from acceerl.stores.validate import checksum
 
 
 def ours(sources: Sequence[Path], verb: str) -> Trajectories:
-    """Raises ValueError for other people's files, whose rows and images lie otherwise, and for NaN in ours."""
+    """Raises ValueError for other people's files, whose rows and images lie otherwise, and for NaN or damage in ours.
+
+    Chunks are copied as they are: a new checksum would certify what the old one disproves.
+    """
     trajectories = open_trajectories(sources)
     for entry in trajectories.entries:
         if not entry.layout.ours:
             raise ValueError(f"{entry.path}: {verb} works on what acceerl wrote: `acceerl data import` it first")
     refuse_nonsense(trajectories.entries)
+    for path in dict.fromkeys(entry.path for entry in trajectories.entries):
+        for finding in checksum(path):
+            raise ValueError(str(finding))
     return trajectories
 
 
@@ -75,6 +82,11 @@ def by_fraction(entries: Sequence[Entry], options: Split) -> dict[str, list[Entr
         ends = np.round(np.cumsum(shares) * len(mine)).astype(int)
         for name, chosen in zip(names, np.split(order, ends[:-1]), strict=True):
             parts[name] += [mine[i] for i in sorted(chosen)]
+    for name in (name for name in names if not parts[name]):
+        raise ValueError(
+            f"fractions={options.fractions} leaves {name} without an episode: each task is divided alone, and has too "
+            "few; give it a larger share, or collect more"
+        )
     return parts
 
 

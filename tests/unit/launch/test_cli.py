@@ -130,6 +130,7 @@ def test_a_dry_run_on_a_cluster_ends_with_what_submission_would_refuse(capsys, t
             "env=foo is not known: choose from gymnasium, latency, libero, libero_openvla, skeleton, tabletop",
         ),
         (["train", "resume=/nowhere"], "/nowhere is no run directory: it has no config.yaml"),
+        (["train", "resume="], "resume= names no run: give its directory"),
         (["train", "-m", "resume=x"], "resume= continues one run: leave -m out"),
         (["evaluate", "-m", "resume=x"], "acceerl evaluate -m takes neither resume= nor --dry-run"),
         (["collect", "-m", "hydra/launcher=acceerl_slurm"], "is train's: use hydra/launcher=array"),

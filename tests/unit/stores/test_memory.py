@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -72,6 +73,15 @@ def test_a_missing_camera_is_named_before_anything_is_read(tmp_path: Path):
     with pytest.raises(ValueError, match=r"demo_0.* has no camera side: choose from front, wrist"):
         recorded(written(tmp_path), ["front", "side"], lambda: beats.append(1))
     assert not beats
+
+
+@pytest.mark.parametrize("field", ["actions", "obs/proprio"])
+def test_what_is_no_number_is_named(tmp_path: Path, field: str):
+    shard = written(tmp_path).entries[0].path
+    with h5py.File(shard, "r+") as file:
+        file["data/demo_1"][field][3, 0] = np.nan
+    with pytest.raises(ValueError, match=f"{shard.name}: demo_1 {field}: holds NaN"):
+        recorded(open_trajectories(tmp_path), CAMERAS)
 
 
 def test_reading_tells_that_it_goes_on(tmp_path: Path):

@@ -59,6 +59,25 @@ def test_wrong_fractions_are_named(folder, tmp_path, text):
         reshape.split([folder], Split(to=str(tmp_path / "out"), fractions=text))
 
 
+def test_a_part_that_gets_no_episode_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="leaves rare without an episode"):
+        reshape.split([folder], Split(to=str(tmp_path / "out"), fractions="most:0.97,rare:0.03"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_differs_from_its_checksum_gets_no_new_one(folder, tmp_path):
+    shard = sorted(folder.glob("*.hdf5"))[0]
+    with h5py.File(shard, "r+") as file:
+        file["data/demo_0/rewards"][0] = 0.5
+    for verb, options in (
+        (reshape.merge, Merge(to=str(tmp_path / "out"))),
+        (reshape.split, Split(to=str(tmp_path / "out"))),
+    ):
+        with pytest.raises(ValueError, match=f"{shard.name}.*differs from the manifest"):
+            verb([folder], options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_merge_keeps_every_byte_of_every_episode(folder, tmp_path):
     with TrajectoryWriter(tmp_path / "more", {}, {}, "w0") as out:
         out.write(episode(4, seed=99))
