@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from acceerl.runtime.registry import Registry
 from tests.mpi.launching import launch, registry  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.mpi
@@ -21,9 +22,14 @@ def test_a_process_that_is_alone_is_refused(launch):  # noqa: F811
     assert "site.pmi" in alone.text
 
 
-def test_two_ranks_of_one_name_are_refused(launch):  # noqa: F811
-    both = launch.world([rank("serve", "inference"), rank("ask", "inference")])
+def test_two_ranks_of_one_name_are_refused(launch, tmp_path):  # noqa: F811
+    """By the world, whoever they registered with: one registry would refuse the older one, sometimes before it."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    other = Registry(elsewhere, grace_s=0.5)
+    both = launch.world([rank("serve", "inference"), rank("ask", "inference", run=str(elsewhere))])
     assert both.wait(20) != 0
+    other.wait_closed()
     assert "two ranks of the world say that they are inference[0]" in both.text
 
 
