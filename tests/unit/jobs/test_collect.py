@@ -131,3 +131,11 @@ def test_a_policy_plays_the_weights_that_somebody_chose(tmp_path):
         asked()
     for said in (asked("tabletop_spatial"), asked(RANDOM), asked(checkpoint="folder"), asked(random="tiny")):
         assert said.startswith("collect of plain by policy")
+
+
+def test_a_file_is_no_folder_for_shards(tmp_path):
+    there = tmp_path / "notes.txt"
+    there.write_text("mine")
+    with pytest.raises(ValueError, match=f"collect.to={there} is a file"):
+        collect.planned(config(tmp_path, to=str(there)), None)
+    assert there.read_text() == "mine"
