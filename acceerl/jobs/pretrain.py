@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from acceerl.roles.cloning import Demonstrations, clone
 from acceerl.runtime.memory import keep_freed_memory
 from acceerl.runtime.rundir import Run
 from acceerl.stores import checkpoint
-from acceerl.stores.checks import refuse_nonsense
-from acceerl.stores.reader import open_trajectories
+from acceerl.stores.checks import finite
+from acceerl.stores.reader import Trajectories, open_trajectories
+from acceerl.stores.schema import Episode
 from acceerl.types import EnvSpec
 
 PLACES = ("data", "to")  # of this machine: they say nothing about the recipe
@@ -53,9 +55,17 @@ def _demonstrations(config: Config, spec: EnvSpec) -> Demonstrations:
     trajectories = open_trajectories(config.pretrain.data)
     if config.env.get("orientation") == "rotated":  # as policies of the OpenVLA family see LIBERO, not upright
         trajectories = trajectories.turned("both")
-    refuse_nonsense(entry for entry in trajectories.entries if entry.layout.ours and entry.success)
-    kept = (trajectories[i] for i, entry in enumerate(trajectories.entries) if entry.success)
-    return Demonstrations(kept, policy_spec(config, spec))
+    return Demonstrations(_shown(trajectories), policy_spec(config, spec))
+
+
+def _shown(trajectories: Trajectories) -> Iterator[Episode]:
+    """The successes. Raises ValueError naming the demo whose numbers are none, whoever wrote the file."""
+    for i, entry in enumerate(trajectories.entries):
+        if entry.success:
+            episode = trajectories[i]
+            finite(entry, "actions", episode.actions if episode.expert_actions is None else episode.expert_actions)
+            finite(entry, "obs/proprio", episode.proprio)
+            yield episode
 
 
 def _clone(config: Config, run: Run, policy: Any, demonstrations: Demonstrations) -> None:
