@@ -86,6 +86,7 @@ class World:
     recorded_share: float = 0.5  # of training batches and of contexts, where there are recorded and live episodes
     memory: int = 200  # live episodes
     updates_per_episode: float = 1.0  # of both models, for each live episode
+    body_updates: int = 12  # of the law of the body alone, for each of those; 20 ms each
     max_updates: int = 1_000_000  # 0: both models stay as they were pretrained
     batch: int = 32
     lr: float = 1e-4
@@ -245,7 +246,8 @@ class Collect:
     tries: int = 20  # episodes played for each that is wanted, before a task is given up
     noise: float = 0.0  # standard deviation added to some executed actions; clean ones are the labels
     noise_share: float = 1.0  # of the control steps that are disturbed
-    fumbles: float = 0.0  # share of the control steps, in stretches of 6, at which the gripper does the opposite
+    fumbles: float = 0.0  # share of the control steps, in stretches of 4 to 12, at which the gripper does the opposite
+    misses: float = 0.0  # share of the grips before which the hand is led aside, so that they close on nothing
     only_successes: bool = False  # of `episodes`
     workers: int = 1
     part: int = 0  # of `parts`: jobs that fill one folder together, as with -m collect.part=0,1,2,3 collect.parts=4

@@ -176,7 +176,7 @@ def _check_collect(collect: Collect) -> None:
         raise ValueError(f"collect.part={collect.part} counts from 0 and must be below collect.parts={collect.parts}")
     if collect.only_successes and collect.failures:
         raise ValueError(f"collect.only_successes=true leaves no room for collect.failures={collect.failures}")
-    for name in ("noise_share", "fumbles"):
+    for name in ("noise_share", "fumbles", "misses"):
         share = getattr(collect, name)
         if not 0 <= share <= 1:
             raise ValueError(f"collect.{name} must be between 0 and 1, got {share}")

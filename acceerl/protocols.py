@@ -176,12 +176,18 @@ class WorldModel(Protocol):
         ...
 
     def predict(
-        self, past: History, actions: torch.Tensor, executed: torch.Tensor | None = None
+        self,
+        past: History,
+        actions: torch.Tensor,
+        executed: torch.Tensor | None = None,
+        luck: torch.Tensor | None = None,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """One tick without gradients: the next frames, uint8 [N, H, W, 3] a camera, and the path of the body.
 
         `actions` is float32 [N, S, D]; of them `executed`, int64 [N] in 1..S, are done (default: all). The path is
-        float32 [N, S, P], proprioception after each control step; its last row is that after the tick.
+        float32 [N, S, P], proprioception after each control step; its last row is that after the tick. Dreams draw
+        `luck`, float32 [N] in 0..1, for each tick: which of the outcomes that can follow does; without it the
+        middle one does. A model that draws for itself, or knows one outcome only, need not heed it.
         """
         ...
 

@@ -18,6 +18,7 @@ from acceerl.types import EnvSpec
 if TYPE_CHECKING:  # rollout processes build environments only and must not load torch
     from acceerl.protocols import Policy
 SPEC_FILE = "spec.json"
+BRINGS = ("checkpoint", "random")  # settings of a policy that comes with weights of its own, or says that it has none
 RANDOM = "random"  # start=random: fresh weights, for whoever must say that they are meant
 
 
@@ -53,6 +54,13 @@ def _check_types(cls: Any, kwargs: dict[str, Any], group: str) -> None:
             continue
         if wanted in (int, float, str, bool) and not isinstance(value, wanted):
             raise ValueError(f"{group}.{name} must be of type {wanted.__name__}, got {value!r}")
+
+
+def refuse_unasked(config: Config, what: str) -> None:
+    """Whoever forgets `start=` would find out after hours that an untrained policy has played. Raises ValueError."""
+    brings = any(config.policy.get(key) for key in BRINGS)
+    if config.policy and not (config.start or brings):
+        raise ValueError(f"{what} without start= plays random weights: give start=FILE, or start={RANDOM} to mean it")
 
 
 def make_env(config: Config) -> Env:

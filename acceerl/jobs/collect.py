@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from acceerl.config import Config, to_dict
-from acceerl.jobs.build import RANDOM, env_spec, make_env, make_expert, make_policy
+from acceerl.jobs.build import env_spec, make_env, make_expert, make_policy, refuse_unasked
 from acceerl.jobs.data.shown import counted
 from acceerl.jobs.play import Act, Actor, Noise, by_expert, by_policy, play_episode
 from acceerl.jobs.shares import Share, assignment, missing, of_worker
@@ -34,7 +34,6 @@ from acceerl.types import Assignment, EnvSpec
 
 DEATHS = 3  # rounds in a row that a dying worker ends without a new episode
 LINE_S = 60.0  # seconds between two lines of progress in a log
-BRINGS = ("checkpoint", "random")  # settings of a policy that comes with weights of its own, or says that it has none
 _written: Any = None  # in a worker process: how many episodes all of them have written, shared with the parent
 _failed: Any = None  # in a worker process: an event, set when one of them ended with an error
 
@@ -80,12 +79,8 @@ def _folder(config: Config, run: Run | None) -> Path:
 
 
 def _refuse_unasked(config: Config) -> None:
-    """Whoever forgets `start=` would find out after hours that an untrained policy has played."""
-    brings = any(config.policy.get(key) for key in BRINGS)
-    if config.collect.by == "policy" and config.policy and not (config.start or brings):
-        raise ValueError(
-            f"collect.by=policy without start= plays random weights: give start=FILE, or start={RANDOM} to mean it"
-        )
+    if config.collect.by == "policy":
+        refuse_unasked(config, "collect.by=policy")
 
 
 def _rounds(config: Config, spec: EnvSpec, folder: Path) -> None:
@@ -226,7 +221,7 @@ def _episodes(config: Config, env: Env, shares: list[Share]) -> Iterator[Episode
 
 
 def _noise(config: Config) -> Noise:
-    return Noise(config.collect.noise, config.collect.noise_share, config.collect.fumbles)
+    return Noise(config.collect.noise, config.collect.noise_share, config.collect.fumbles, config.collect.misses)
 
 
 def _actor(config: Config, env: Env) -> Actor:

@@ -10,7 +10,7 @@ import numpy as np
 from acceerl.channels.inline import Hub
 from acceerl.config import Config
 from acceerl.envs.controls import CONTROLS
-from acceerl.jobs.build import make_env, make_policy, release
+from acceerl.jobs.build import make_env, make_policy, refuse_unasked, release
 from acceerl.jobs.success import overall, write_table, write_video
 from acceerl.protocols import Env, Meter, Policy
 from acceerl.roles.drive import take_turns
@@ -28,6 +28,8 @@ def run(config: Config, run: Run) -> int:
         from acceerl.jobs import evaluate_expert
 
         return evaluate_expert.run(config, run)
+    if not config.evaluator.policies:
+        refuse_unasked(config, "acceerl evaluate")
     if config.evaluator.inside == "world_model":
         from acceerl.jobs import evaluate_imagined
 

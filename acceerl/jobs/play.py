@@ -15,38 +15,68 @@ Act = Callable[[Observation], np.ndarray]  # the next action, float32 [D]
 Actor = Callable[[Assignment], Act]  # called when the episode has begun
 
 
-FUMBLE = 6  # control steps
+FUMBLE = (4, 12)  # control steps
+ASTRAY, SHUT = (1, 3), 10  # control steps that the hand is led aside, and that the fingers stay shut then
+Disturbed = Callable[[np.ndarray], np.ndarray]  # an action, float32 [D] in [-1, 1], to that which is executed
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Disturbances of an actor: Gaussian noise on a share of the control steps, and fumbles.
+    """Disturbances of an actor: Gaussian noise on a share of the control steps, fumbles and misses.
 
     Noise on few steps rather than all: a chunk is decided once, so its later labels answer disturbances that the
-    policy could not foresee, and too many of them put a floor under the cloning loss. A fumble is `FUMBLE` steps of
-    the opposite grip (the last action), `fumbles` its share of the steps: fingers that close on nothing and items that
-    fall teach a world model what a grip takes, which a good actor never shows.
+    policy could not foresee, and too many of them put a floor under the cloning loss. Fingers that close on nothing
+    and items that fall teach a world model what a grip takes, which a good actor never shows: a fumble is a stretch of
+    the opposite grip (the last action), `fumbles` its share of the steps; before a share `misses` of the grips the hand
+    is led aside (the first two actions), and the fingers then close whatever the actor asks for.
     """
 
     std: float = 0.0
     share: float = 1.0
     fumbles: float = 0.0
+    misses: float = 0.0
 
-    def begin(self, rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
-        """The disturbance of one episode: actions float32 [D] in [-1, 1], in order, to those that are executed."""
-        left = 0
+    def begin(self, rng: np.random.Generator) -> Disturbed:
+        """The disturbance of one episode, whose actions it is called with in their order."""
+        missed, fumbled = self._missing(rng), self._fumbling(rng)
 
         def disturbed(action: np.ndarray) -> np.ndarray:
-            nonlocal left
             hit = rng.random() < self.share
             noisy = action + hit * self.std * rng.standard_normal(action.shape)
-            if self.fumbles and not left and rng.random() < self.fumbles / FUMBLE:
-                left = FUMBLE
-            if left:
-                noisy[-1], left = -noisy[-1], left - 1
-            return np.clip(noisy, -1, 1).astype(np.float32)
+            return np.clip(missed(fumbled(noisy), action[-1]), -1, 1).astype(np.float32)
 
         return disturbed
+
+    def _fumbling(self, rng: np.random.Generator) -> Disturbed:
+        left = 0
+
+        def fumbled(action: np.ndarray) -> np.ndarray:
+            nonlocal left
+            if self.fumbles and not left and rng.random() < self.fumbles / np.mean(FUMBLE):
+                left = int(rng.integers(*FUMBLE, endpoint=True))
+            if left:
+                action[-1], left = -action[-1], left - 1
+            return action
+
+        return fumbled
+
+    def _missing(self, rng: np.random.Generator) -> Callable[[np.ndarray, float], np.ndarray]:
+        left, was, aside = 0, -1.0, np.zeros(2)
+
+        def missed(action: np.ndarray, grip: float) -> np.ndarray:
+            """`grip` is what the actor asks for, undisturbed."""
+            nonlocal left, was, aside
+            closes, was = grip > 0 >= was, grip
+            if self.misses and closes and not left and rng.random() < self.misses:
+                left, aside = SHUT + int(rng.integers(*ASTRAY, endpoint=True)), rng.uniform(-1, 1, 2)
+            if left > SHUT:
+                action[:2], action[-1] = aside, -1
+            elif left:
+                action[-1] = 1
+            left = max(left - 1, 0)
+            return action
+
+        return missed
 
 
 def play_episode(env: Env, assignment: Assignment, actor: Actor, noise: Noise, source: str) -> Episode:

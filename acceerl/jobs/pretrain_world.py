@@ -226,8 +226,9 @@ def _updates(
         rng = np.random.default_rng((config.seed, step))
         share = schedule(step, numbers.warmup, numbers.steps)
         windows = clips.draw(numbers.batch, rng, FINAL_SHARE, part)
-        moved = motion.draw(BODY_BATCH, rng, part=part) if motion is not None else None
-        for name, value in trainer.update(windows, share, step >= DREAMT_FROM * numbers.steps, moved).items():
+        if motion is not None:
+            trainer.learn_body(motion.draw(BODY_BATCH, rng, part=part), share)
+        for name, value in trainer.update(windows, share, step >= DREAMT_FROM * numbers.steps).items():
             sums.setdefault(name, deque(maxlen=EVERY)).append(value)
         yield step + 1, {name: float(np.mean(values)) for name, values in sums.items()}
 

@@ -135,7 +135,7 @@ def make_dreamer(config: Config, spec: EnvSpec, ends: Ends, meter: Meter, index:
     world, success = make_world(config, spec, start="", device=numbers.device)
     return Dreamer(
         policy,
-        Imagination(world, success, spec, numbers.threshold, numbers.doubt, numbers.reward),
+        Imagination(world, success, spec, numbers.threshold, numbers.doubt, numbers.reward, seed=seed),
         make_alphabet(config),
         ends.receiver("contexts", credits=8),
         ends.sender("dreams", range(config.learner.ranks)),

@@ -72,7 +72,8 @@ def measure(
     for horizon in HORIZONS:
         _frames_at(world, episodes, horizon, quality)
     _judged(world, success, episodes, quality)
-    imagination = Imagination(world, success, spec, threshold=2.0, doubt=numbers.doubt)  # so that no dream ends early
+    never = 2.0  # no probability exceeds it, so that no dream ends early
+    imagination = Imagination(world, success, spec, threshold=never, doubt=numbers.doubt, lucky=False)
     found = endings(imagination, episodes, videos)
     quality.threshold, quality.false_endings, quality.missed_endings = found.threshold, found.false, found.missed
     quality.success_pr_auc_dreamt = precision_recall_area(found.probabilities, found.succeeded)

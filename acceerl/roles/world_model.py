@@ -22,7 +22,7 @@ from acceerl.roles.contexts import Alphabet, context, kept
 from acceerl.roles.world_trainer import BODY_BATCH, WorldTrainer, drawn, motion_of
 from acceerl.stores.clips import Clips
 from acceerl.stores.memory import Kept, Memory
-from acceerl.types import ClipBatch, Segment, Weights
+from acceerl.types import Segment, Weights
 
 OWED = "owed"  # among the published arrays
 WARMUP = 50  # updates of a role's life over all its restarts
@@ -122,7 +122,9 @@ class WorldModelRole:
         began = time.monotonic()
         windows = drawn(self.recorded, self.live, self.numbers.recorded_share, self.numbers.batch, self.rng)
         # a fresh optimiser's first steps are as long as its longest whatever the gradient: not on a pretrained model
-        figures = self.trainer.update(windows, min(1.0, (self.trainer.updates + 1) / WARMUP), motion=self._moved())
+        share = min(1.0, (self.trainer.updates + 1) / WARMUP)
+        figures = self.trainer.update(windows, share)
+        self._learn_body(share)
         self.owed -= 1
         self.meter.gauge("owed", self.owed)
         for name, value in figures.items():
@@ -134,15 +136,14 @@ class WorldModelRole:
             self._publish()
         return True
 
-    def _moved(self) -> ClipBatch | None:
-        """What the law of the body learns from: recorded or live episodes, which may show only the ends of ticks."""
+    def _learn_body(self, lr_share: float) -> None:
+        """By recorded or live episodes, of which the latter may show only the ends of ticks."""
         both = {clips: share for clips, share in ((self.recorded_motion, self.numbers.recorded_share),
                 (self.live_motion, 1 - self.numbers.recorded_share)) if clips is not None}  # fmt: skip
-        if not both:
-            return None
         shares = np.array(list(both.values())) + 1e-9
-        chosen = list(both)[int(self.rng.choice(len(both), p=shares / shares.sum()))]
-        return chosen.draw(BODY_BATCH, self.rng)
+        for _ in range(self.numbers.body_updates if both else 0):
+            chosen = list(both)[int(self.rng.choice(len(both), p=shares / shares.sum()))]
+            self.trainer.learn_body(chosen.draw(BODY_BATCH, self.rng), lr_share)
 
     def _clips(self, memory: Memory) -> Clips | None:
         """Windows of one tick; None while no episode is long enough."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from acceerl.stores.memory import Memory
 from acceerl.types import ClipBatch
 from acceerl.world_models.windows import asked, ticks
 
-BODY_BATCH, BODY_LR = 256, 2e-3
+BODY_BATCH, BODY_LR, BODY_LR_LATER = 256, 2e-3, 2e-4  # from nothing, and beside the other models
 FINAL_SHARE = 0.2  # of the windows end with a success, which in most data one in forty does; as many just before one
 
 
@@ -49,8 +50,10 @@ class WorldTrainer:
         self.models: dict[str, Any] = {"world": world, "success": success}
         self.rates, self.seed, self.collective = rates, seed, collective or Alone()
         self.optimisers = {name: _optimiser(model, rates) for name, model in self.models.items()}
+        if hasattr(world, "body_loss"):
+            self.optimisers["body"] = torch.optim.AdamW(self.models["world"].parameters(), weight_decay=0.0)
         self.averages = {name: copy.deepcopy(model.state_dict()) for name, model in self.models.items()}
-        self.updates = 0
+        self.updates = self.body_updates = 0
 
     @property
     def world(self) -> WorldModel:
@@ -76,21 +79,34 @@ class WorldTrainer:
         rng, loss = np.random.default_rng(self.seed), torch.zeros(())
         for step in range(updates):
             optimiser.param_groups[0]["lr"] = BODY_LR * (1 - step / updates)
-            loss = law.body_loss(_chosen(motion, rng.integers(len(motion), size=BODY_BATCH)))
+            chosen = _chosen(motion, rng.integers(len(motion), size=BODY_BATCH))
+            loss = law.body_loss(chosen, self._luck(rng))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
         self.averages["world"] = copy.deepcopy(law.state_dict())
         return float(loss.detach())
 
-    def update(
-        self, windows: ClipBatch, lr_share: float = 1.0, dreamt: bool = True, motion: ClipBatch | None = None
-    ) -> dict[str, float]:
-        """One step of both models; `dreamt`: the success model sees, every other time, what the world model painted.
-        `motion`: windows without pictures, for a model with a method `body_loss`."""
+    def learn_body(self, motion: ClipBatch, lr_share: float = 1.0) -> None:
+        """One step of the law alone, which is cheap: it follows what a policy does by many small ones."""
+        law, optimiser = self.models["world"], self.optimisers["body"]
+        optimiser.zero_grad(set_to_none=True)
+        rng = np.random.default_rng((self.seed, self.body_updates, self.collective.rank))
+        (law.body_loss(motion, self._luck(rng, len(motion))) / self.collective.size).backward()
+        self._descend(law, optimiser, BODY_LR_LATER * lr_share)
+        learnt = {name: p for name, p in law.named_parameters() if p.grad is not None}
+        _average(self.averages["world"], learnt, self.rates.ema)
+        self.body_updates += 1
+
+    def _luck(self, rng: np.random.Generator, size: int = BODY_BATCH) -> Tensor:
+        device = next(self.models["world"].parameters()).device
+        return torch.from_numpy(rng.random(size, np.float32)).to(device)
+
+    def update(self, windows: ClipBatch, lr_share: float = 1.0, dreamt: bool = True) -> dict[str, float]:
+        """One step of both models; `dreamt`: the success model sees, every other time, what the world model painted."""
         figures: dict[str, float] = {}
         batches = {
-            "world": lambda: self._world_loss(windows, motion),
+            "world": lambda: self.world.loss(windows),
             "success": lambda: self._success_loss(windows, dreamt and self.updates % 2 == 1),
         }
         for name, loss_of in batches.items():
@@ -103,12 +119,6 @@ class WorldTrainer:
         self.updates += 1
         return figures
 
-    def _world_loss(self, windows: ClipBatch, motion: ClipBatch | None) -> tuple[Tensor, dict[str, float]]:
-        loss, figures = self.world.loss(windows)
-        if motion is not None:
-            loss = loss + self.models["world"].body_loss(motion)
-        return loss, figures
-
     def _seed(self, name: str) -> None:
         """What a model draws follows from the update's number, so that a resumed training equals an unbroken one."""
         reseed = getattr(self.models[name], "seed", None)
@@ -117,17 +127,23 @@ class WorldTrainer:
             reseed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
     def _step(self, name: str, lr_share: float) -> float:
-        model, optimiser = self.models[name], self.optimisers[name]
+        model = self.models[name]
+        norm = self._descend(model, self.optimisers[name], self.rates.lr * lr_share)
+        own = getattr(model, "after_update", None)
+        if own is not None:
+            own()
+        keep = 0.0 if own else min(self.rates.ema, self.updates / (self.updates + 10))
+        _average(self.averages[name], model.state_dict(), keep)
+        return norm
+
+    def _descend(self, model: nn.Module, optimiser: torch.optim.Optimizer, lr: float) -> float:
+        """A step of what has a gradient on some rank; returns the gradient's norm."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         sum_gradients(parameters, self.collective)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.rates.grad_clip))
         for group in optimiser.param_groups:
-            group["lr"] = self.rates.lr * lr_share
+            group["lr"] = lr
         optimiser.step()
-        own = getattr(model, "after_update", None)
-        if own is not None:
-            own()
-        _average(self.averages[name], model, 0.0 if own else min(self.rates.ema, self.updates / (self.updates + 10)))
         return norm
 
     def _success_loss(self, windows: ClipBatch, dreamt: bool) -> tuple[Tensor, dict[str, float]]:
@@ -166,14 +182,16 @@ class WorldTrainer:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "averages": self.averages,
             "updates": self.updates,
+            "body_updates": self.body_updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, model in self.models.items():
             model.load_state_dict(state["models"][name])
-            self.optimisers[name].load_state_dict(state["optimisers"][name])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
         self.averages = copy.deepcopy(state["averages"])
-        self.updates = state["updates"]
+        self.updates, self.body_updates = state["updates"], state["body_updates"]
 
 
 def motion_of(memory: Memory, world: WorldModel) -> Clips | None:
@@ -224,8 +242,8 @@ def _optimiser(model: nn.Module, rates: Rates) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def _average(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
-    for name, tensor in model.state_dict().items():
+def _average(average: dict[str, Tensor], learnt: Mapping[str, Tensor], keep: float) -> None:
+    for name, tensor in learnt.items():
         if tensor.is_floating_point():
             average[name].lerp_(tensor, 1 - keep)
         else:

@@ -59,7 +59,8 @@ class Imagination:
 
     A dream ends with success when the probability exceeds `threshold` (0: the success model's own). `doubt`: standard
     deviations of the ensemble's opinions that are taken off their mean, so that a dream which the members disagree
-    about earns little.
+    about earns little. `lucky`: each tick draws its luck; else the middle outcome follows, as it should where dreams
+    of known actions are compared with what is known to have followed.
     """
 
     def __init__(
@@ -70,9 +71,12 @@ class Imagination:
         threshold: float = 0.0,
         doubt: float = 0.0,
         reward: str = "potential",
+        lucky: bool = True,
+        seed: int = 0,
     ) -> None:
         self.world, self.success, self.spec = world, success, spec
         self.own_threshold, self.doubt, self.earned = threshold, doubt, EARNED[reward]
+        self.lucky, self.rng = lucky, np.random.default_rng(seed)
         self.stride = world.spec.stride
         self.device = next(world.parameters()).device  # type: ignore[attr-defined]
         self.starts: list[Start] = []
@@ -123,7 +127,7 @@ class Imagination:
         left = np.maximum(np.minimum(self.limits - self.steps, self.stride), 1)
         done = torch.from_numpy(left).to(self.device)
         told = torch.from_numpy(np.ascontiguousarray(actions, np.float32)).to(self.device)
-        images, path = self.world.predict(self.past, told, done)
+        images, path = self.world.predict(self.past, told, done, self.drawn())
         probability, executed, succeeded = self._judged(*asked(self.world.spec, self.past, images, path), left)
         self.past = self._kept(advanced(self.past, told, images, path))
         self.steps = self.steps + np.where(self.over, 0, executed)
@@ -131,6 +135,10 @@ class Imagination:
         self.peak = np.where(self.over, self.peak, np.maximum(self.peak, probability))
         self.succeeded |= ~self.over & succeeded
         self.over |= self.succeeded | (self.steps >= self.limits)
+
+    def drawn(self) -> Tensor | None:
+        """The luck of a tick, float32 [N]."""
+        return torch.from_numpy(self.rng.random(len(self), np.float32)).to(self.device) if self.lucky else None
 
     def _judged(
         self, frames: dict[str, Tensor], felt: Tensor, left: np.ndarray

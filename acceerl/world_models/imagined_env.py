@@ -19,8 +19,8 @@ class ImaginedEnv:
 
     Every task has as many training states as the richest one: state i is its context i modulo their number. The step
     limit counts from the real episode's beginning, so a dream that begins later is shorter. Success is judged at the
-    end of a tick of the world model; between two, `observe` predicts what would be seen. Noise, where the world model
-    has some, follows from the seed and the steps played, so that looking changes nothing.
+    end of a tick of the world model; between two, `observe` predicts what would be seen. Luck, and noise where the
+    world model has some, follow from the seed and the steps played, so that looking changes nothing.
     Raises ValueError when a task has no context left to train on.
     """
 
@@ -119,9 +119,11 @@ class ImaginedEnv:
         actions = torch.from_numpy(self._padded()[None]).to(dream.device)
         executed = torch.tensor([len(self._pending)], device=dream.device)
         self._draw_anew()
-        return advanced(dream.past, actions, *dream.world.predict(dream.past, actions, executed))
+        return advanced(dream.past, actions, *dream.world.predict(dream.past, actions, executed, dream.drawn()))
 
     def _draw_anew(self) -> None:
+        """Luck stays the same through a tick."""
+        self.imagination.rng = np.random.default_rng((self._seed, int(self.imagination.steps[0])))
         reseed = getattr(self.imagination.world, "seed", None)
         if reseed is not None:
             numbers = np.random.SeedSequence((self._seed, self._steps_taken()))

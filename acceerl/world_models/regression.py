@@ -1,15 +1,17 @@
-"""The `regression` world model: one deterministic step, cheap enough for a CPU. Read this to see the socket used.
+"""The `regression` world model: one step, cheap enough for a CPU. Read this to see the socket used.
 
 A U-Net over the cameras of the last frames, all layers modulated (FiLM, Perez et al. 2018) by the body's state and the
 actions of the tick. Each pixel is a mixture of the colour that it paints and of the same pixel in the last K frames, so
 what stands still stays as it was, and what a gripper hid comes back from the frame that last showed it. Attention at
 the coarsest level lets the cameras tell each other what only one of them sees. A small network of its own predicts
-the body's path through the tick from the actions (law.py), and the painter is told that path; its coarsest features add
-what only pictures tell: what fingers met.
+the body's path through the tick from the actions and a level of luck (law.py), and the painter is told that path. Its
+coarsest features say which luck is likely: what only pictures tell, as whether there is something between the fingers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,13 +20,17 @@ from torch.nn import functional as F
 
 from acceerl.protocols import History, WorldSpec
 from acceerl.types import ClipBatch
-from acceerl.world_models.law import Law
+from acceerl.world_models.law import Law, bent, pinball
 from acceerl.world_models.parts import PRECISIONS, Scaled, check_precision
 from acceerl.world_models.windows import Ticks, ticks
 
+Halves = tuple[Callable[..., Any], Callable[..., Any]]
 POINTS = 6  # a camera
 SCALE = 127.5
-FELT = 16  # channels of the coarsest grid from which proprioception is corrected
+SEEN = 16  # channels of the coarsest grid, which foretell luck
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of luck: the middles of the ranges whose shares are foretold
+MEDIAN = 0.5  # where no luck is drawn
+SAME = 0.2  # deviations of the body's end, summed: levels of luck that end so near to each other are hard to tell apart
 CHANGED = 0.1  # in [-1, 1] units: about what a person sees
 
 
@@ -63,7 +69,8 @@ class RegressionWorld(Scaled):
             "patch": patch, "channels": channels, "blocks": blocks, "condition": condition, "focus": focus,
             "precision": precision,
         }  # fmt: skip
-        self._compiled = torch.compile(self._paint) if compile else self._paint
+        self._halves: Halves = (self._see, self._paint)
+        self._compiled: Halves = (torch.compile(self._see), torch.compile(self._paint)) if compile else self._halves
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(spec, channels, blocks, condition)
@@ -89,9 +96,9 @@ class RegressionWorld(Scaled):
         self.shrink = nn.ModuleList(nn.Conv2d(c, 2 * c, 2, stride=2) for c in widths[:2])
         self.middle = _stage(widths[2], blocks, condition)
         self.mix = Mix(widths[2])
-        self.feel = nn.Sequential(
-            nn.Conv2d(widths[2], FELT, 1), nn.SiLU(), nn.Flatten(),
-            nn.Linear(FELT * grids[2][0] * grids[2][1], spec.proprio),
+        self.foretell = nn.Sequential(
+            nn.Conv2d(widths[2], SEEN, 1), nn.SiLU(), nn.Flatten(),
+            nn.Linear(SEEN * grids[2][0] * grids[2][1], len(LEVELS)),
         )  # fmt: skip
         self.grow = nn.ModuleList(nn.Conv2d(2 * c, 4 * c, 1) for c in widths[:2])
         self.join = nn.ModuleList(nn.Conv2d(2 * c, c, 1) for c in widths[:2])
@@ -107,20 +114,20 @@ class RegressionWorld(Scaled):
         """See `protocols.WorldModel.loss`. Later ticks see the model's own frames, as in imagination."""
         device = self.get_buffer("proprio_mean").device
         past, future = ticks(windows, self._spec, device)
-        pictures, body = (torch.zeros((), device=device) for _ in range(2))
+        pictures, luck = (torch.zeros((), device=device) for _ in range(2))
         for tick in future:
-            frames, path = self._forward(past, tick.actions, tick.executed, tick)
+            sight = self._sight(past, tick.actions, tick.executed)
+            path, end, shares = self._fitted(past, tick)
+            frames = self._painted(sight, path, end)
             pictures = pictures + self._picture_loss(frames, past, tick)
-            if self._spec.proprio:  # the mean of nothing is no number
-                body = body + self._body_loss(path[:, -1], tick)
-            past = tick.after(past, _bytes(frames.detach(), self._spec.cameras), self._unscaled(path.detach()))
-        n = len(future)
-        losses = {"picture_loss": pictures / n, "proprio_loss": body / n}
+            luck = luck + (_divergence(sight.omens, shares) * tick.valid).mean()
+            past = tick.after(past, _bytes(frames.detach(), self._spec.cameras), self._unscaled(path))
+        losses = {"picture_loss": pictures / len(future), "luck_loss": luck / len(future)}
         figures = {name: float(loss.detach()) for name, loss in losses.items()}
-        return (pictures + body) / n, figures
+        return losses["picture_loss"] + losses["luck_loss"], figures
 
-    def body_loss(self, windows: ClipBatch) -> Tensor:
-        """The mean absolute error of the body's own law over the steps of a tick, a scalar.
+    def body_loss(self, windows: ClipBatch, luck: Tensor) -> Tensor:
+        """The mean pinball loss of the body's own law, each window at its level `luck` [N], over the steps of a tick.
 
         The windows need no pictures, so thousands cost a moment. Their frames are every `u`-th control step, from the
         first frame of a context on to the end of a tick.
@@ -130,22 +137,20 @@ class RegressionWorld(Scaled):
         ahead = spec.stride // windows.actions.shape[2]  # frames of the tick
         actions = torch.from_numpy(windows.actions).to(device)[:, -ahead:].flatten(1, 2)
         executed = torch.from_numpy(windows.executed).to(device)[:, -ahead:].sum(dim=1)
-        path = self.body(body[:, :-ahead:ahead], actions, executed)
-        return (path[:, windows.actions.shape[2] - 1 :: windows.actions.shape[2]] - body[:, -ahead:]).abs().mean()
+        path = self.body(body[:, :-ahead:ahead], actions, executed, luck)
+        error = body[:, -ahead:] - path[:, windows.actions.shape[2] - 1 :: windows.actions.shape[2]]
+        return pinball(error, luck).mean()
 
     @torch.no_grad()
     def predict(
-        self, past: History, actions: Tensor, executed: Tensor | None = None
+        self, past: History, actions: Tensor, executed: Tensor | None = None, luck: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """See `protocols.WorldModel.predict`."""
         done = executed if executed is not None else torch.full((len(past),), self._spec.stride, device=actions.device)
-        frames, path = self._forward(past, actions, done)
-        return _bytes(frames, self._spec.cameras), self._unscaled(path)
-
-    def _body_loss(self, proprio: Tensor, tick: Ticks) -> Tensor:
-        """The absolute error of what pictures added: of two outcomes it decides for one, where a square would blur."""
-        error = (proprio - self._scaled(tick.proprio)).abs()
-        return (error.mean(dim=1) * tick.valid).mean()
+        sight = self._sight(past, actions, done)
+        drawn = torch.full((len(past),), MEDIAN, device=actions.device) if luck is None else luck
+        path = self._law(past, actions, done, bent(sight.omens.softmax(dim=1), drawn))
+        return _bytes(self._painted(sight, path, path[:, -1]), self._spec.cameras), self._unscaled(path)
 
     def _picture_loss(self, frames: Tensor, past: History, tick: Ticks) -> Tensor:
         """Absolute and squared errors in [-1, 1] units, of each camera's pixels that change and of those that do not.
@@ -160,31 +165,43 @@ class RegressionWorld(Scaled):
         moving, still = _mean(error, changed * valid), _mean(error, (1 - changed) * valid)
         return ((self.focus * moving + still) / (1 + self.focus)).mean()
 
-    def _forward(
-        self, past: History, actions: Tensor, executed: Tensor, tick: Ticks | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The next frames, cameras stacked, float32 [N, 3 M, H, W] in [-1, 1], and the body's scaled path [N, S, P].
-
-        Where the `tick` is known, its true proprioception is what is painted by: so the painter learns to trust it,
-        and never shows a grip that the body does not feel.
-        """
-        told, path = self._law(past, actions, executed)
-        path = path.detach()  # `body_loss` teaches the law, by windows without pictures, which come by thousands
-        truth = torch.full_like(path[:, -1], torch.nan)
-        if tick is not None and self._spec.proprio:
-            truth = torch.where(tick.valid[:, None] > 0, self._scaled(tick.proprio), truth)
+    def _sight(self, past: History, actions: Tensor, executed: Tensor) -> Sight:
+        told = self._told(past, actions, executed)
+        path = self._law(past, actions, executed, torch.full((len(past),), MEDIAN, device=actions.device))
         seen = torch.stack([past.images[c] for c in self._spec.cameras], dim=2)  # uint8 [N, K, M, H, W, 3]
         with torch.autocast(seen.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
-            paint = self._compiled if self.training else self._paint  # batches of one size
-            painted, felt = paint(seen, told, path, truth)
-        return self._blend(painted.float(), seen), torch.cat([path[:, :-1], felt[:, None]], dim=1)
+            see, _ = self._compiled if self.training else self._halves  # batches of one size
+            omens, *levels = see(seen, told, path)
+        return Sight(seen, told, levels, omens.float())
 
-    def _law(self, past: History, actions: Tensor, executed: Tensor) -> tuple[Tensor, Tensor]:
-        """What is told of the tick, and where the actions alone will take the body at each step, scaled [N, S, P]."""
-        told = self._told(past, actions, executed)
+    def _painted(self, sight: Sight, path: Tensor, end: Tensor) -> Tensor:
+        """The next frames, cameras stacked, float32 [N, 3 M, H, W] in [-1, 1]. Where its true `end` [N, P] is known,
+        that is what is painted by: so the painter never shows a grip that the body does not feel."""
+        with torch.autocast(sight.seen.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
+            _, paint = self._compiled if self.training else self._halves
+            painted: Tensor = paint(sight.told, path, end, *sight.levels)
+            return self._blend(painted.float(), sight.seen)
+
+    @torch.no_grad()  # `body_loss` teaches the law, by windows without pictures, which come by thousands
+    def _law(self, past: History, actions: Tensor, executed: Tensor, luck: Tensor) -> Tensor:
+        """Where the actions take the body at each step, scaled [N, S, P]."""
         if not self._spec.proprio:
-            return told, past.proprio[:, -1:].expand(-1, self._spec.stride, -1)
-        return told, self.body(self._scaled(past.proprio), actions, executed)
+            return past.proprio[:, -1:].expand(-1, self._spec.stride, -1)
+        path: Tensor = self.body(self._scaled(past.proprio), actions, executed, luck)
+        return path
+
+    def _fitted(self, past: History, tick: Ticks) -> tuple[Tensor, Tensor, Tensor]:
+        """The path by the level of luck that ends nearest to the true end, that end [N, P], and how likely it makes
+        each level, [N, L]: all alike where luck decides nothing. A tick that never happened ends by middling luck."""
+        n = len(past)
+        paths = torch.stack([
+            self._law(past, tick.actions, tick.executed, torch.full((n,), level, device=tick.actions.device))
+            for level in LEVELS
+        ], dim=1)  # fmt: skip
+        middling = paths[:, len(LEVELS) // 2, -1]
+        end = torch.where(tick.valid[:, None] > 0, self._scaled(tick.proprio), middling)
+        off = (paths[:, :, -1] - end[:, None]).abs().sum(dim=-1)
+        return paths[torch.arange(n, device=off.device), off.argmin(dim=1)], end, (-off / SAME).softmax(dim=1)
 
     def _told(self, past: History, actions: Tensor, executed: Tensor) -> Tensor:
         """Proprioception, the tick's actions and which of them are done, and the sums of earlier ticks' actions."""
@@ -201,14 +218,10 @@ class RegressionWorld(Scaled):
             dim=1,
         )
 
-    def _paint(self, seen: Tensor, told: Tensor, path: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each of M cameras three colours and K + 1 scores, [N, (4 + K) M, H, W]; and what was felt, [N, P].
-
-        The way down sees where the body would go; the way up paints by what it felt, or by the truth where that is not
-        NaN.
-        """
-        told = torch.cat([told, path.flatten(1)], dim=1)
-        condition = self.condition(torch.cat([told, path[:, -1]], dim=1))
+    def _see(self, seen: Tensor, told: Tensor, path: Tensor) -> tuple[Tensor, ...]:
+        """The way down, which is told where the body would go: what luck looks likely [N, L], and three levels' grids,
+        the coarsest first."""
+        condition = self._condition(told, path, path[:, -1])
         bytes_ = F.pixel_unshuffle(seen.permute(0, 1, 2, 5, 3, 4).flatten(1, 3), self.patch)  # bytes move fastest
         pixels = bytes_.to(PRECISIONS[self.precision]) * (1 / SCALE) - 1
         x = torch.cat([pixels, self._pointed(condition).to(pixels.dtype)], dim=1)
@@ -218,12 +231,20 @@ class RegressionWorld(Scaled):
             kept.append(x)
             x = shrink(x)
         x = self.mix(_run(self.middle, x + self.places[2], condition))
-        felt = path[:, -1] + self.feel(x).float()
-        condition = self.condition(torch.cat([told, torch.where(truth.isnan(), felt.detach(), truth)], dim=1))
-        for level in (1, 0):
+        return self.foretell(x), x, *kept[::-1]
+
+    def _paint(self, told: Tensor, path: Tensor, end: Tensor, x: Tensor, *kept: Tensor) -> Tensor:
+        """The way up, by where the body does go: of each of M cameras three colours and K + 1 scores,
+        [N, (4 + K) M, H, W]."""
+        condition = self._condition(told, path, end)
+        for level, fine in zip((1, 0), kept, strict=True):
             x = F.pixel_shuffle(self.grow[level](x), 2)
-            x = _run(self.up[level], self.join[level](torch.cat([x, kept[level]], dim=1)), condition)
-        return F.pixel_shuffle(self.leave(x), self.patch), felt
+            x = _run(self.up[level], self.join[level](torch.cat([x, fine], dim=1)), condition)
+        return F.pixel_shuffle(self.leave(x), self.patch)
+
+    def _condition(self, told: Tensor, path: Tensor, end: Tensor) -> Tensor:
+        condition: Tensor = self.condition(torch.cat([told, path.flatten(1), end], dim=1))
+        return condition
 
     def _pointed(self, condition: Tensor) -> Tensor:
         """Where the body's parts will be in each picture, [N, 3 maps a point, h, w]: nearness, and signed distances.
@@ -248,6 +269,16 @@ class RegressionWorld(Scaled):
         old = seen.permute(0, 1, 2, 5, 3, 4).float() * (1 / SCALE) - 1
         mixed = shares[:, 0] * painted[:, : 3 * m].unflatten(1, (m, 3)) + (shares[:, 1:] * old).sum(dim=1)
         return mixed.flatten(1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What the way down saw of a batch of ticks."""
+
+    seen: Tensor  # uint8 [N, K, M, H, W, 3]
+    told: Tensor  # float32 [N, T]
+    levels: list[Tensor]  # the grids, the coarsest first
+    omens: Tensor  # float32 [N, L], logits of the ranges of luck
 
 
 class Film(nn.Module):
@@ -279,6 +310,11 @@ class Mix(nn.Module):
         heads = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         return x + self.out(mixed).transpose(1, 2).unflatten(-1, x.shape[2:])
+
+
+def _divergence(logits: Tensor, shares: Tensor) -> Tensor:
+    """Kullback and Leibler's, of logits from the true shares, [N, L] each -> [N]."""
+    return F.kl_div(logits.log_softmax(dim=1), shares, reduction="none").sum(dim=1)
 
 
 def _mean(error: Tensor, weight: Tensor) -> Tensor:

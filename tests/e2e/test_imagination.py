@@ -62,7 +62,7 @@ def test_a_policy_trains_on_dreams_alone_and_survives_deaths(pretrained: Path) -
 
 def test_success_inside_the_dream_stands_beside_the_real_one(pretrained: Path) -> None:
     done = acceerl("evaluate", *TINY, "in=world_model", "world.start=runs/world/world.pt", "evaluator.episodes=10",
-                   "evaluator.envs=4", "name=inside", cwd=pretrained)  # fmt: skip
+                   "start=random", "evaluator.envs=4", "name=inside", cwd=pretrained)  # fmt: skip
     assert done.returncode == 0, done.stderr
     [row] = json.loads((pretrained / "runs/inside/evaluation/imagined.json").read_text())["policies"]
     assert row["episodes"] == 10 and 0 <= row["imagined"] <= 1 and 0 <= row["real"] <= 1

@@ -144,9 +144,12 @@ class DiffusionWorld(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, past: History, actions: Tensor, executed: Tensor | None = None
+        self, past: History, actions: Tensor, executed: Tensor | None = None, luck: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """See `protocols.WorldModel.predict`. By averaged weights in eval mode, by the present ones in train mode."""
+        """See `protocols.WorldModel.predict`; its luck is the sampler's noise.
+
+        By averaged weights in eval mode, by the present ones in train mode.
+        """
         brain = self.brain if self.training else self.average
         before = self._deeds(past.actions.to(self._real), None)
         deeds = torch.cat((before, self._deeds(actions.to(self._real), executed)[:, None]), dim=1)

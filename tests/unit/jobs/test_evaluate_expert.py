@@ -42,6 +42,13 @@ def test_task_by_task_on_the_states_asked_for(tmp_path: Path, states: str) -> No
 
 
 def test_a_policy_is_scored_on_evaluation_states_only(tmp_path: Path) -> None:
-    chosen = config(tmp_path, "evaluator.by=policy", "evaluator.states=training")
+    chosen = config(tmp_path, "policy=tiny", "evaluator.by=policy", "evaluator.states=training", "start=random")
     with pytest.raises(ValueError, match=r"evaluator\.states=training"):
+        evaluate.run(chosen, Run.create(chosen))
+
+
+@pytest.mark.parametrize("inside", ["env", "world_model"])
+def test_whoever_forgets_the_policy_is_told(tmp_path: Path, inside: str) -> None:
+    chosen = config(tmp_path, "policy=tiny", "evaluator.by=policy", f"evaluator.inside={inside}")
+    with pytest.raises(ValueError, match="evaluate without start= plays random weights: give start=FILE, or start=ran"):
         evaluate.run(chosen, Run.create(chosen))

@@ -31,7 +31,11 @@ class Counting(nn.Module):
         return (self.weight - 1) ** 2, {"picture_loss": float(self.weight.detach())}
 
     def predict(
-        self, past: History, actions: torch.Tensor, executed: torch.Tensor | None = None
+        self,
+        past: History,
+        actions: torch.Tensor,
+        executed: torch.Tensor | None = None,
+        luck: torch.Tensor | None = None,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         done = executed if executed is not None else torch.full((len(past),), actions.shape[1])
         images = {c: (x[:, -1] + 5 * done[:, None, None, None]).to(torch.uint8) for c, x in past.images.items()}

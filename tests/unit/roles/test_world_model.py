@@ -75,16 +75,20 @@ def test_updates_are_paced_by_live_episodes_that_ended():
 
 def test_a_law_of_the_body_goes_on_learning_from_windows_without_pictures():
     class Feeling(Counting):
-        def body_loss(self, windows: ClipBatch) -> torch.Tensor:
+        def body_loss(self, windows: ClipBatch, luck: torch.Tensor) -> torch.Tensor:
             asked.append(windows)
+            levels.append(luck)
             return 0 * self.weight
 
     asked: list[ClipBatch] = []
-    desk = Desk(replace(NUMBERS, recorded_share=0.0), recorded=[episode(1)], world=Feeling())
+    levels: list[torch.Tensor] = []
+    desk = Desk(replace(NUMBERS, recorded_share=0.0, body_updates=3), recorded=[episode(1)], world=Feeling())
     for i in range(4):
         desk.reality.try_send(episode(i))
     desk.turns(20)
-    assert len(asked) == desk.role.trainer.updates == 2
+    assert len(asked) == 3 * desk.role.trainer.updates == 6
+    assert all(luck.shape == (len(windows),) for windows, luck in zip(asked, levels, strict=True))
+    assert len(torch.cat(levels).unique()) > 100, "each window at a level of its own"
     assert all(windows.images == {} and windows.proprio.shape[1:] == (2, 3) for windows in asked)
 
 

@@ -191,11 +191,11 @@ def test_many_dreams_are_as_many_single_ones():
     models, windows = (world(seed=1), SuccessNet(SPEC, members=2, channels=8, seed=2)), moving(4)
     starts = [start(0, images={"front": windows.images["front"][i, :1]}) for i in range(4)]
     actions = np.random.default_rng(0).uniform(-1, 1, (4, 6, 2)).astype(np.float32)
-    together = Imagination(*models, ENV, threshold=0.99)
+    together = Imagination(*models, ENV, threshold=0.99, lucky=False)
     together.reset(starts)
     outcomes, seen = together.step(actions), together.observe()
     for i in range(4):
-        alone = Imagination(*models, ENV, threshold=0.99)
+        alone = Imagination(*models, ENV, threshold=0.99, lucky=False)
         alone.reset(starts[i : i + 1])
         np.testing.assert_allclose(alone.step(actions[i : i + 1]).rewards[0], outcomes.rewards[i], atol=1e-5)
         frames = alone.observe().images["front"][0].astype(int)
@@ -225,6 +225,31 @@ def test_a_second_camera_of_another_size_is_refused():
     images = start(0, spec=spec).images | {"wrist": np.zeros((1, 8, 8, 3), np.uint8)}
     with pytest.raises(ValueError, match="of camera wrist"):
         Imagination(Brighter(spec), Reading(), ENV).reset([start(0, images=images)])
+
+
+def test_each_tick_of_each_dream_draws_its_luck():
+    world = Brighter()
+    draws = []
+    for seed in (0, 0, 1):
+        dream = Imagination(world, Reading(), ENV, threshold=2.0, seed=seed)
+        dream.reset([start(0) for _ in range(50)])
+        told = []
+        for _ in range(4):
+            dream.step(np.zeros((50, 2, 2), np.float32))
+            assert world.luck is not None and world.luck.shape == (50,)
+            told.append(world.luck)
+        draws.append(torch.stack(told))
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert len(draws[0].unique()) == 200, "none is drawn twice"
+    assert draws[0].min() >= 0 and draws[0].max() < 1 and 0.4 < draws[0].mean() < 0.6
+
+
+def test_where_luck_is_not_drawn_the_middle_outcome_follows():
+    world = Brighter()
+    dream = Imagination(world, Reading(), ENV, lucky=False)
+    dream.reset([start(0)])
+    dream.step(np.zeros((1, 2, 2), np.float32))
+    assert world.luck is None
 
 
 # One dream as an environment; the contract suite holds what every Env promises.
@@ -316,6 +341,18 @@ def test_noise_follows_from_the_seed_and_looking_changes_nothing():
     env.step(np.zeros(2))
     other.step(np.zeros(2))
     assert np.array_equal(env.state(), other.state()), "a restored dream goes on with the same noise"
+
+
+def test_luck_stays_the_same_through_a_tick():
+    env = imagined()
+    env.reset(0, 0, seed=3)
+    luck = []
+    for _ in range(6):
+        env.step(np.zeros(2))
+        env.observe()
+        luck.append(float(env.imagination.world.luck))
+    assert luck[0] == luck[1] and luck[2] == luck[3], "what is seen in the middle of a tick is on the way to its end"
+    assert len(set(luck)) == 3
 
 
 def test_the_spec_is_of_what_is_shown():

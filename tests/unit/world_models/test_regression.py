@@ -66,16 +66,21 @@ def test_it_learns_where_the_body_goes(trained):
     assert np.abs(path[:, -1].numpy() - windows.proprio[:, 1]).mean() < 0.1
 
 
-def test_the_path_is_the_laws_and_pictures_correct_where_it_ends():
+def test_the_path_is_the_laws_by_the_luck_that_pictures_bend():
     """So what is felt at a step follows from the actions up to it: a dream may end there, whatever else was meant."""
     model, windows = world(seed=0), moving(4)
     model.normalise_proprio([7.0, 8.0], [2.0, 3.0])
     past, actions = past_of(windows), torch.from_numpy(windows.actions[:, 0])
-    law = model.body(model._scaled(past.proprio), actions, torch.full((4,), 2)) * torch.tensor([2.0, 3.0])
-    law = law.detach() + torch.tensor([7.0, 8.0])
+    omens = model.foretell[-1]
+    torch.nn.init.zeros_(omens.weight)
+    omens.bias.data = torch.tensor([0.0, 0.0, 50.0, 0.0, 0.0])  # the middle fifth of luck is certain
+    luck = torch.tensor([0.1, 0.25, 0.5, 0.9])
+    level = 0.4 + 0.2 * luck
+    law = model.body(model._scaled(past.proprio), actions, torch.full((4,), 2), level) * torch.tensor([2.0, 3.0])
+    _, path = model.predict(past, actions, luck=luck)
+    torch.testing.assert_close(path, law.detach() + torch.tensor([7.0, 8.0]))
     _, path = model.predict(past, actions)
-    torch.testing.assert_close(path[:, 0], law[:, 0])
-    assert not torch.allclose(path[:, 1], law[:, 1])
+    assert torch.equal(path, model.predict(past, actions, luck=torch.full((4,), 0.5))[1]), "middling luck by default"
     other = torch.cat([actions[:, :1], -actions[:, 1:]], dim=1)
     _, turned = model.predict(past, other)
     assert torch.equal(turned[:, 0], path[:, 0]) and not torch.allclose(turned[:, 1], path[:, 1])
@@ -88,14 +93,15 @@ def test_the_law_of_the_body_needs_no_pictures():
     motion = replace(windows, images={})
     model = world(seed=0)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    first = model.body_loss(motion).item()
+    middling = torch.full((64,), 0.5)
+    first = model.body_loss(motion, middling).item()
     for _ in range(300):
         optimiser.zero_grad()
-        model.body_loss(motion).backward()
+        model.body_loss(motion, middling).backward()
         optimiser.step()
-    assert model.body_loss(motion).item() < 0.1 * first
+    assert model.body_loss(motion, middling).item() < 0.1 * first
     turned = replace(motion, actions=-motion.actions)
-    assert model.body_loss(turned).item() > 0.5 * first, "it follows from the actions"
+    assert model.body_loss(turned, middling).item() > 0.5 * first, "it follows from the actions"
 
 
 def test_what_the_body_feels_is_seen_in_the_picture():

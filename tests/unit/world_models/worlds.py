@@ -60,13 +60,15 @@ def past_of(windows: ClipBatch, spec: WorldSpec = SPEC) -> History:
 
 
 def train(model: Any, windows: ClipBatch, steps: int, lr: float = 1e-2) -> list[float]:
-    """Losses of so many updates."""
+    """Losses of so many updates; the law of the body learns from each window's first tick."""
     model.train()
-    optimiser, losses = torch.optim.Adam(model.parameters(), lr), []
+    optimiser, losses, k = torch.optim.Adam(model.parameters(), lr), [], model.spec.context
+    first = replace(windows, proprio=windows.proprio[:, : k + 1], actions=windows.actions[:, :k],
+                    executed=windows.executed[:, :k])  # fmt: skip
     for _ in range(steps):
         loss, _ = model.loss(windows)
         optimiser.zero_grad()
-        loss.backward()
+        (loss + model.body_loss(first, torch.rand(len(windows)))).backward()
         optimiser.step()
         losses.append(loss.item())
     model.eval()
@@ -80,10 +82,12 @@ class Brighter(nn.Module):
         super().__init__()
         self.spec, self.weight = spec, nn.Parameter(torch.zeros(()))
         self.asked: list[list[int]] = []
+        self.luck: Tensor | None = None
 
     def predict(
-        self, past: History, actions: Tensor, executed: Tensor | None = None
+        self, past: History, actions: Tensor, executed: Tensor | None = None, luck: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
+        self.luck = luck
         done = executed if executed is not None else torch.full((len(past),), actions.shape[1])
         self.asked.append(done.tolist())
         images = {c: (x[:, -1] + done[:, None, None, None]).to(torch.uint8) for c, x in past.images.items()}
@@ -102,7 +106,7 @@ class Flickering(Brighter):
         self.generator.manual_seed(seed)
 
     def predict(
-        self, past: History, actions: Tensor, executed: Tensor | None = None
+        self, past: History, actions: Tensor, executed: Tensor | None = None, luck: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         _, path = super().predict(past, actions, executed)
         images = {c: torch.randint(0, 40, x[:, -1].shape, generator=self.generator, dtype=torch.uint8)
