@@ -119,5 +119,12 @@ def _options(command: Command, words: list[str]) -> tuple[dict[str, str], list[s
 def _one_line(error: BaseException) -> int:
     if os.environ.get("ACCEERL_TRACEBACK"):
         traceback.print_exc()
-    print(f"acceerl: error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"acceerl: error: {' '.join(_said(error).split())}", file=sys.stderr)
     return USER_ERROR
+
+
+def _said(error: BaseException) -> str:
+    """The system's own errors begin with a number that nobody knows by heart."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error)

@@ -117,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such policy file; check start=") from error
+        raise ValueError(f"{path}: no such policy file: check the path") from error
     except (RuntimeError, EOFError, OSError, KeyError, BadZipFile, pickle.UnpicklingError) as error:
         raise ValueError(f"{path}: not a readable policy file (cut short or another format?); copy it again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

@@ -63,6 +63,15 @@ def test_a_gpu_that_is_full_is_one_line(monkeypatch, capsys):
     assert said.count("\n") == 1
 
 
+def test_what_the_system_refuses_names_the_path_first(monkeypatch, capsys, tmp_path):
+    def refused(parsed):
+        (tmp_path / "nowhere" / "film.mp4").write_bytes(b"")
+
+    monkeypatch.setitem(COMMANDS, "evaluate", replace(COMMANDS["evaluate"], handler=refused))
+    assert main(["evaluate"]) == 2
+    assert capsys.readouterr().err == f"acceerl: error: {tmp_path}/nowhere/film.mp4: no such file or directory\n"
+
+
 def test_train_help_lists_groups_and_keys_with_defaults(capsys):
     main(["train", "-h"])
     out = capsys.readouterr().out
