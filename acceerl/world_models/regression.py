@@ -148,7 +148,7 @@ class RegressionWorld(Scaled):
         """See `protocols.WorldModel.predict`."""
         done = executed if executed is not None else torch.full((len(past),), self._spec.stride, device=actions.device)
         sight = self._sight(past, actions, done)
-        drawn = torch.full((len(past),), MEDIAN, device=actions.device) if luck is None else luck
+        drawn = _everywhere(MEDIAN, past) if luck is None else luck
         path = self._law(past, actions, done, bent(sight.omens.softmax(dim=1), drawn))
         return _bytes(self._painted(sight, path, path[:, -1]), self._spec.cameras), self._unscaled(path)
 
@@ -167,7 +167,7 @@ class RegressionWorld(Scaled):
 
     def _sight(self, past: History, actions: Tensor, executed: Tensor) -> Sight:
         told = self._told(past, actions, executed)
-        path = self._law(past, actions, executed, torch.full((len(past),), MEDIAN, device=actions.device))
+        path = self._law(past, actions, executed, _everywhere(MEDIAN, past))
         seen = torch.stack([past.images[c] for c in self._spec.cameras], dim=2)  # uint8 [N, K, M, H, W, 3]
         with torch.autocast(seen.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             see, _ = self._compiled if self.training else self._halves  # batches of one size
@@ -193,15 +193,13 @@ class RegressionWorld(Scaled):
     def _fitted(self, past: History, tick: Ticks) -> tuple[Tensor, Tensor, Tensor]:
         """The path by the level of luck that ends nearest to the true end, that end [N, P], and how likely it makes
         each level, [N, L]: all alike where luck decides nothing. A tick that never happened ends by middling luck."""
-        n = len(past)
-        paths = torch.stack([
-            self._law(past, tick.actions, tick.executed, torch.full((n,), level, device=tick.actions.device))
-            for level in LEVELS
-        ], dim=1)  # fmt: skip
+        laws = [self._law(past, tick.actions, tick.executed, _everywhere(level, past)) for level in LEVELS]
+        paths = torch.stack(laws, dim=1)
         middling = paths[:, len(LEVELS) // 2, -1]
         end = torch.where(tick.valid[:, None] > 0, self._scaled(tick.proprio), middling)
         off = (paths[:, :, -1] - end[:, None]).abs().sum(dim=-1)
-        return paths[torch.arange(n, device=off.device), off.argmin(dim=1)], end, (-off / SAME).softmax(dim=1)
+        each = torch.arange(len(past), device=off.device)
+        return paths[each, off.argmin(dim=1)], end, (-off / SAME).softmax(dim=1)
 
     def _told(self, past: History, actions: Tensor, executed: Tensor) -> Tensor:
         """Proprioception, the tick's actions and which of them are done, and the sums of earlier ticks' actions."""
@@ -310,6 +308,11 @@ class Mix(nn.Module):
         heads = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         return x + self.out(mixed).transpose(1, 2).unflatten(-1, x.shape[2:])
+
+
+def _everywhere(level: float, past: History) -> Tensor:
+    """The same luck for all, float32 [N]."""
+    return torch.full((len(past),), level, device=past.proprio.device)
 
 
 def _divergence(logits: Tensor, shares: Tensor) -> Tensor:
