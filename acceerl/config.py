@@ -247,7 +247,8 @@ class Collect:
     noise: float = 0.0  # standard deviation added to some executed actions; clean ones are the labels
     noise_share: float = 1.0  # of the control steps that are disturbed
     fumbles: float = 0.0  # share of the control steps, in stretches of 4 to 12, at which the gripper does the opposite
-    misses: float = 0.0  # share of the grips before which the hand is led aside, so that they close on nothing
+    misses: float = 0.0  # share of the grips and of the releases before which the hand is led aside
+    blind: float = 0.0  # share of the episodes in which the actor rehearses undisturbed and then plays that, unseeing
     only_successes: bool = False  # of `episodes`
     workers: int = 1
     part: int = 0  # of `parts`: jobs that fill one folder together, as with -m collect.part=0,1,2,3 collect.parts=4
@@ -272,6 +273,7 @@ class Pretrain:
     held_out: float = 0.1  # world_model: share of the episodes that it is judged by and never trained on
     ranks: int = 1  # world_model: processes on this machine that train it together, each with a part of the batch
     body_steps: int = 2_000  # world_model: updates of the law of its body alone, before any picture; 30 ms each
+    success_steps: int = 500  # world_model: updates of the success model alone, on true ticks; 0.5 s each
     ticks: int = 1  # world_model: of a window, beyond its context; later ones follow the model's own frames
     threads: int = 2
     device: str = "cpu"  # policy: where it is imitated; world_model: see world.device

@@ -44,7 +44,7 @@ _AT_LEAST: dict[str, float] = {
     "rollout.envs": 1, "rollout.stint": 1, "evaluator.processes": 0, "evaluator.envs": 1, "evaluator.episodes": 1,
     "collect.episodes": 1, "collect.workers": 1, "collect.noise": 0,
     "collect.successes": 0, "collect.failures": 0, "collect.tries": 1, "collect.part": 0, "collect.parts": 1,
-    "pretrain.steps": 1, "pretrain.batch": 1,
+    "pretrain.steps": 1, "pretrain.batch": 1, "pretrain.success_steps": 0,
     "supervisor.crash_limit": 1, "seed": 0, "algo.gamma": 0, "algo.lam": 0, "learner.max_updates": 1,
     "learner.warmup": 0, "learner.decay": 0, "learner.value_warmup": 0, "replay.max_uses": 0, "evaluator.videos": 0,
     "placement.gpu_nodes": 1, "placement.cpu_nodes": 0, "placement.gpus": 0, "placement.learner_memory": 1,
@@ -176,7 +176,7 @@ def _check_collect(collect: Collect) -> None:
         raise ValueError(f"collect.part={collect.part} counts from 0 and must be below collect.parts={collect.parts}")
     if collect.only_successes and collect.failures:
         raise ValueError(f"collect.only_successes=true leaves no room for collect.failures={collect.failures}")
-    for name in ("noise_share", "fumbles", "misses"):
+    for name in ("noise_share", "fumbles", "misses", "blind"):
         share = getattr(collect, name)
         if not 0 <= share <= 1:
             raise ValueError(f"collect.{name} must be between 0 and 1, got {share}")

@@ -216,8 +216,9 @@ class SuccessModel(Protocol):
         labels: torch.Tensor,
         counted: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """`images` are uint8 [N, H, W, 3] a camera, `felt` float32 [N, K + S, P], `labels` bool [N, S]: did this step
-        fulfil the instruction? Steps that are not `counted`, bool [N, S], never happened."""
+        """`images` are uint8 [N, H, W, 3] a camera. Of M questions about each, row m N + n about picture n: `felt`
+        float32 [M N, K + S, P], `instructions`, and `labels` bool [M N, S]: does this step fulfil the instruction?
+        Steps that are not `counted`, bool [M N, S], never happened."""
         ...
 
     def probability(

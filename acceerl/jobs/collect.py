@@ -21,7 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from acceerl.config import Config, to_dict
 from acceerl.jobs.build import env_spec, make_env, make_expert, make_policy, refuse_unasked
 from acceerl.jobs.data.shown import counted
-from acceerl.jobs.play import Act, Actor, Noise, by_expert, by_policy, play_episode
+from acceerl.jobs.play import Act, Actor, Noise, blindfolded, by_expert, by_policy, play_episode
 from acceerl.jobs.shares import Share, assignment, missing, of_worker
 from acceerl.jobs.tally import by_class, given_up, standing, summary
 from acceerl.protocols import Env
@@ -208,7 +208,7 @@ def _work(config: Config, folder: Path, worker: int, shares: list[Share], wrote:
 
 def _episodes(config: Config, env: Env, shares: list[Share]) -> Iterator[Episode]:
     """Plays tries of each share until it is complete; yields those that are wanted."""
-    actor, noise = _actor(config, env), _noise(config)
+    actor, noise = blindfolded(env, _actor(config, env), config.collect.blind), _noise(config)
     for share in shares:
         for k in share.tries:
             if not share.wanted or (_failed and _failed.is_set()):

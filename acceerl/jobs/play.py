@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -16,7 +17,8 @@ Actor = Callable[[Assignment], Act]  # called when the episode has begun
 
 
 FUMBLE = (4, 12)  # control steps
-ASTRAY, SHUT = (1, 3), 10  # control steps that the hand is led aside, and that the fingers stay shut then
+ASTRAY = {True: (1, 3), False: (2, 6)}  # control steps that the hand is led aside before it closes, and before it opens
+STAY = 10  # control steps that the fingers stay so then
 Disturbed = Callable[[np.ndarray], np.ndarray]  # an action, float32 [D] in [-1, 1], to that which is executed
 
 
@@ -26,9 +28,10 @@ class Noise:
 
     Noise on few steps rather than all: a chunk is decided once, so its later labels answer disturbances that the
     policy could not foresee, and too many of them put a floor under the cloning loss. Fingers that close on nothing
-    and items that fall teach a world model what a grip takes, which a good actor never shows: a fumble is a stretch of
-    the opposite grip (the last action), `fumbles` its share of the steps; before a share `misses` of the grips the hand
-    is led aside (the first two actions), and the fingers then close whatever the actor asks for.
+    and items that fall teach a world model what a grip takes, and items let go beside their place teach a success model
+    where that place ends, which a good actor never shows: a fumble is a stretch of the opposite grip (the last action),
+    `fumbles` its share of the steps; before a share `misses` of the grips and of the releases the hand is led aside
+    (the first two actions), and the fingers then close or open whatever the actor asks for.
     """
 
     std: float = 0.0
@@ -61,18 +64,19 @@ class Noise:
         return fumbled
 
     def _missing(self, rng: np.random.Generator) -> Callable[[np.ndarray, float], np.ndarray]:
-        left, was, aside = 0, -1.0, np.zeros(2)
+        left, shut, meant, aside = 0, False, False, np.zeros(2)
 
         def missed(action: np.ndarray, grip: float) -> np.ndarray:
             """`grip` is what the actor asks for, undisturbed."""
-            nonlocal left, was, aside
-            closes, was = grip > 0 >= was, grip
-            if self.misses and closes and not left and rng.random() < self.misses:
-                left, aside = SHUT + int(rng.integers(*ASTRAY, endpoint=True)), rng.uniform(-1, 1, 2)
-            if left > SHUT:
-                action[:2], action[-1] = aside, -1
+            nonlocal left, shut, meant, aside
+            changes, shut = (grip > 0) != shut, grip > 0
+            if self.misses and changes and not left and rng.random() < self.misses:
+                meant, aside = shut, rng.uniform(-1, 1, 2)
+                left = STAY + int(rng.integers(*ASTRAY[meant], endpoint=True))
+            if left > STAY:
+                action[:2], action[-1] = aside, -1 if meant else 1
             elif left:
-                action[-1] = 1
+                action[-1] = 1 if meant else -1
             left = max(left - 1, 0)
             return action
 
@@ -102,6 +106,35 @@ def by_expert(expert: Expert) -> Act:
 def by_policy(policy: Policy, greedy: bool = False) -> Act:
     """Decides once a chunk and plays its actions in order. Make a new one for every episode."""
     return _Chunks(policy, greedy)
+
+
+def blindfolded(env: Env, actor: Actor, share: float) -> Actor:
+    """In a `share` of the episodes the actor rehearses without disturbances, and what is then played are the actions of
+    that rehearsal, whatever becomes of them: a grip that misses is carried to its place and let go there. An actor that
+    looks never does that, so a success model that is shown such actors alone takes the gesture for the deed.
+
+    The rehearsal's last action goes on where the episode lasts longer.
+    """
+
+    def begun(now: Assignment) -> Act:
+        act = actor(now)
+        if np.random.default_rng((now.seed, now.task, now.init_state)).random() >= share:
+            return act
+        actions = list(_rehearsed(env, act))
+        env.reset(now.task, now.init_state, now.seed)
+        left = chain(actions, repeat(actions[-1]))
+        return lambda _: next(left)
+
+    return begun
+
+
+def _rehearsed(env: Env, act: Act) -> Iterator[np.ndarray]:
+    """The actions of an undisturbed episode, as they are played."""
+    result = StepResult(0.0, False, False)
+    while not (result.terminated or result.truncated):
+        action = np.asarray(act(env.observe()), np.float32)
+        result = env.step(action)
+        yield action
 
 
 class _Chunks:

@@ -175,8 +175,8 @@ def _train(config: Config, run: Run, trainer: WorldTrainer, memory: Memory) -> N
     found = checkpoint.latest(run.checkpoints)
     if found:
         trainer.load_state_dict(checkpoint.load(found)["world_model"])
-    elif leads and motion is not None and numbers.body_steps:
-        _fit_body(config, trainer, motion)
+    elif leads:
+        _fit(config, trainer, memory, motion)
     trainer.share()
     if leads:
         print(f"{len(memory)} episodes, {len(clips)} windows, {memory.nbytes / 1e6:.0f} MB", flush=True)
@@ -186,10 +186,17 @@ def _train(config: Config, run: Run, trainer: WorldTrainer, memory: Memory) -> N
             pass
 
 
-def _fit_body(config: Config, trainer: WorldTrainer, motion: Clips) -> None:
-    windows = motion.draw(min(len(motion), MOTION), np.random.default_rng((config.seed, 8)))
-    error = trainer.fit_body(windows, config.pretrain.body_steps)
-    print(f"the body's law, from {len(windows)} windows: error {error:.4f} deviations", flush=True)
+def _fit(config: Config, trainer: WorldTrainer, memory: Memory, motion: Clips | None) -> None:
+    """What is learnt before the world model: the law of its body, then the success model, which is told its paths."""
+    numbers, spec = config.pretrain, trainer.world.spec
+    if motion is not None and numbers.body_steps:
+        windows = motion.draw(min(len(motion), MOTION), np.random.default_rng((config.seed, 8)))
+        error = trainer.fit_body(windows, numbers.body_steps)
+        print(f"the body's law, from {len(windows)} windows: error {error:.4f} deviations", flush=True)
+    if numbers.success_steps:
+        single = Clips(memory, spec.context, 1, spec.cameras, spec.context > 1, spec.stride)
+        loss = trainer.fit_success(single, numbers.success_steps)
+        print(f"the success model, from {len(single)} ticks: focal loss {loss:.4f}", flush=True)
 
 
 def _lead(config: Config, run: Run, trainer: WorldTrainer, clips: Clips, motion: Clips | None) -> None:

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from acceerl.channels.collective import Alone, Collective
-from acceerl.protocols import SuccessModel, WorldModel
+from acceerl.protocols import History, SuccessModel, WorldModel
 from acceerl.roles.gradients import share_state, sum_gradients
 from acceerl.stores.clips import Clips
 from acceerl.stores.memory import Memory
 from acceerl.types import ClipBatch
-from acceerl.world_models.windows import asked, ticks
+from acceerl.world_models.counterfactuals import Questions, with_counterfactuals
+from acceerl.world_models.windows import Ticks, asked, ticks
 
 BODY_BATCH, BODY_LR, BODY_LR_LATER = 256, 2e-3, 2e-4  # from nothing, and beside the other models
+SUCCESS_BATCH, SUCCESS_LR = 96, 5e-3
 FINAL_SHARE = 0.2  # of the windows end with a success, which in most data one in forty does; as many just before one
 
 
@@ -87,6 +89,25 @@ class WorldTrainer:
         self.averages["world"] = copy.deepcopy(law.state_dict())
         return float(loss.detach())
 
+    def fit_success(self, clips: Clips, updates: int) -> float:
+        """The success model learns from true ticks before the world model paints any: to read words and look at places
+        takes ten thousand successes, and painted ticks are too dear for that. Returns the last loss."""
+        judge: Any = self.models["success"]
+        optimiser = torch.optim.AdamW(judge.parameters(), lr=SUCCESS_LR, weight_decay=self.rates.weight_decay)
+        rng, loss = np.random.default_rng((self.seed, 9)), torch.zeros(())
+        judge.train()
+        for self.updates in range(updates):  # what is drawn follows from it
+            optimiser.param_groups[0]["lr"] = SUCCESS_LR * (1 - self.updates / updates)
+            self._seed("success")
+            loss, _ = self._success_loss(clips.draw(SUCCESS_BATCH, rng, FINAL_SHARE), dreamt=False)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(judge.parameters(), self.rates.grad_clip)
+            optimiser.step()
+        self.updates = 0
+        self.averages["success"] = copy.deepcopy(judge.state_dict())
+        return float(loss.detach())
+
     def learn_body(self, motion: ClipBatch, lr_share: float = 1.0) -> None:
         """One step of the law alone, which is cheap: it follows what a policy does by many small ones."""
         law, optimiser = self.models["world"], self.optimisers["body"]
@@ -123,8 +144,11 @@ class WorldTrainer:
         """What a model draws follows from the update's number, so that a resumed training equals an unbroken one."""
         reseed = getattr(self.models[name], "seed", None)
         if reseed is not None:
-            numbers = (self.seed, self.updates, self.collective.rank)
-            reseed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+            reseed(self._number())
+
+    def _number(self) -> int:
+        numbers = (self.seed, self.updates, self.collective.rank)
+        return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
     def _step(self, name: str, lr_share: float) -> float:
         model = self.models[name]
@@ -147,30 +171,38 @@ class WorldTrainer:
         return norm
 
     def _success_loss(self, windows: ClipBatch, dreamt: bool) -> tuple[Tensor, dict[str, float]]:
-        """On the ticks of the windows as the world model plays them, and on the first with other windows' instructions.
+        """On the ticks of the windows as the world model plays them, and on what did not happen in them.
 
         Ticks after the first begin with frames that are the world model's own, or with `dreamt` false with true ones.
         """
-        device, words = next(self.models["world"].parameters()).device, list(windows.instructions)
+        spec, words = self.world.spec, list(windows.instructions)
         self.models["world"].eval()
-        past, future = ticks(windows, self.world.spec, device)
-        parts: list[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]] = []
-        asking: list[str] = []
+        past, future = ticks(windows, spec, next(self.models["world"].parameters()).device)
+        shown: list[dict[str, Tensor]] = []
+        asking: list[tuple[Tensor, Tensor, Tensor]] = []
         for tick in future:
-            images, path = self.world.predict(past, tick.actions, tick.executed)
-            if not dreamt:
-                images = tick.images
-            shown, felt = asked(self.world.spec, past, images, path)
-            parts.append((shown, felt, *tick.truth(felt.shape[1] - self.world.spec.context)))
-            asking += words
+            images, path = self._played(past, tick, dreamt)
+            frames, felt = asked(spec, past, images, path)
+            shown.append(frames)
+            asking.append((felt, *tick.truth(felt.shape[1] - spec.context)))
             past = tick.after(past, images, path if dreamt else tick.proprio[:, None])
-        others = words[1:] + words[:1]
-        same = torch.tensor([a == b for a, b in zip(words, others, strict=True)], device=device)
-        shown, felt, labels, counted = parts[0]
-        parts.append((shown, felt, labels & same[:, None], counted))
-        images = {c: torch.cat([frames[c] for frames, *_ in parts]) for c in self.world.spec.cameras}
-        felt, labels, counted = (torch.cat(column) for column in list(zip(*parts, strict=True))[1:])
-        return self.success.loss(images, felt, asking + others, labels, counted)
+        felt, labels, counted = (torch.cat(column) for column in zip(*asking, strict=True))
+        happened = Questions(felt, words * len(future), labels, counted)
+        asked_of = with_counterfactuals(happened, self._generator())
+        images = {c: torch.cat([frames[c] for frames in shown]) for c in spec.cameras}
+        return self.success.loss(images, asked_of.felt, asked_of.words, asked_of.labels, asked_of.counted)
+
+    def _played(self, past: History, tick: Ticks, dreamt: bool) -> tuple[dict[str, Tensor], Tensor]:
+        """The frames after a tick and the body's path through it: the world model's, or true frames and, of a model
+        that draws luck, the path by the luck that came true."""
+        relived = getattr(self.world, "relived", None)
+        if not dreamt and relived is not None:
+            return tick.images, relived(past, tick)
+        images, path = self.world.predict(past, tick.actions, tick.executed)
+        return (images if dreamt else tick.images), path
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self._number())
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
         """The weights that others get to use."""

@@ -152,6 +152,12 @@ class RegressionWorld(Scaled):
         path = self._law(past, actions, done, bent(sight.omens.softmax(dim=1), drawn))
         return _bytes(self._painted(sight, path, path[:, -1]), self._spec.cameras), self._unscaled(path)
 
+    @torch.no_grad()
+    def relived(self, past: History, tick: Ticks) -> Tensor:
+        """The body's path through a tick that happened, by the luck that came true, float32 [N, S, P]."""
+        path, _, _ = self._fitted(past, tick)
+        return self._unscaled(path)
+
     def _picture_loss(self, frames: Tensor, past: History, tick: Ticks) -> Tensor:
         """Absolute and squared errors in [-1, 1] units, of each camera's pixels that change and of those that do not.
 

@@ -1,10 +1,11 @@
 """The success model: at which control step of a tick is the instruction fulfilled? An ensemble, so that it can doubt.
 
-Small convolutional networks, which the instruction modulates, say what lies where when the tick begins (a soft arg-max
-of places, Finn et al. 2016); the body's path tells the rest, step by step: did it let go there, and when. A picture of
-64 pixels that is painted after the tick shows neither as exactly. Trained with the focal loss (Lin et al. 2017; PAPER:
-AcceRL, gamma 2), since fulfilling steps are rare; the steps before them are its hard negatives. Members differ in their
-first weights and in the ticks that each is trained on; where they disagree, imagination has left what they know.
+Small convolutional networks say what lies where when the tick begins, below the body's path and where the words point
+(a soft arg-max of places, Finn et al. 2016); the path tells the rest, step by step: did it let go there, and when. A
+picture of 64 pixels that is painted after the tick shows neither as exactly. Trained with the focal loss (Lin et al.
+2017; PAPER: AcceRL, gamma 2), since fulfilling steps are rare; the steps before them, and what did not happen
+(counterfactuals.py), are its hard negatives. Members differ in their first weights and in the ticks that each is
+trained on; where they disagree, imagination has left what they know.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from acceerl.world_models.parts import PRECISIONS, Scaled, check_precision
 from acceerl.world_models.words import Words
 
 FELT = 0.05  # deviations of noise on what is felt: a dream's body is a little off
-HEADS, SHOWN = 8, 16  # places that a member looks at, numbers that it reads there
+POINTS, LOOKS, READ = 8, 4, 16  # of a member: parts of the body, things that words name, numbers it reads of each
+SPREAD, NARROW = 0.4, 12  # at first parts lie all over the picture, and each sees about three of sixteen places
 
 
 class SuccessNet(Scaled):
@@ -112,48 +114,65 @@ class SuccessNet(Scaled):
 
 
 class Judge(nn.Module):
-    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4], scaled proprioception of the past [N, K, P]
-    and of the tick's steps [N, S, P], and instructions -> logits [N, S]."""
+    """One member: patches of 4 x 4 pixels [N, 16 * 3 * cameras, H/4, W/4]; of M questions about each, row m N + n about
+    picture n, scaled proprioception of the past [M N, K, P] and of the tick's steps [M N, S, P], and instructions ->
+    logits [M N, S].
+
+    It looks where the body's parts will be in the picture at each step, which is nearly linear in the body's
+    coordinates, and multiplies what lies there with the words: is it what they name? It also looks for what they name.
+    """
 
     def __init__(self, spec: WorldSpec, channels: int) -> None:
         super().__init__()
         wide, grid = 2 * channels, (spec.image_size[0] // 4, spec.image_size[1] // 4)
         self.enter = nn.Conv2d(3 * len(spec.cameras) * 16, wide, 1)
-        self.words = Words(wide)
         self.place = nn.Parameter(torch.randn(1, wide, *grid) * 0.1)
         self.convolutions = nn.ModuleList(nn.Conv2d(wide, wide, 3, padding=1) for _ in range(2))
-        self.films = nn.ModuleList(nn.Linear(wide, 2 * wide) for _ in range(2))
-        self.attend, self.read = nn.Conv2d(wide, HEADS, 1), nn.Conv2d(wide, SHOWN, 1)
+        self.read, self.keys = nn.Conv2d(wide, READ, 1), nn.Conv2d(wide, LOOKS * READ, 1)
+        self.words = Words(wide)
+        self.sought, self.named = nn.Linear(wide, LOOKS * READ), nn.Linear(wide, wide)
+        self.points, self.below = nn.Linear(spec.proprio, POINTS * 3), nn.Linear(POINTS * READ, wide)
+        nn.init.normal_(self.points.weight, std=SPREAD)
         lines = [torch.linspace(-1, 1, side) for side in grid]
         self.register_buffer("where", torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).flatten(0, 1))
         felt = spec.context * spec.proprio
         self.recall = nn.Sequential(nn.Linear(felt, wide), nn.SiLU(), nn.Linear(wide, wide)) if felt else None
-        told = HEADS * (2 + SHOWN) + 2 * wide + 3 * spec.proprio
+        told = LOOKS * (2 + READ) + 4 * wide + 3 * spec.proprio
         self.head = nn.Sequential(
             nn.Linear(told, 2 * wide), nn.SiLU(), nn.Linear(2 * wide, 2 * wide), nn.SiLU(), nn.Linear(2 * wide, 1)
         )
 
     def forward(self, places: Tensor, past: Tensor, path: Tensor, instructions: Sequence[str]) -> Tensor:
-        words = self.words(instructions)
-        seen = self._seen(places, words)
-        steps = torch.cat([past[:, -1:], past[:, -1:], path], dim=1)  # each is felt beside the two before it
-        moved = torch.cat([steps[:, :-2], steps[:, 1:-1], path], dim=-1)
+        x = F.relu(self.enter(places) + self.place)
+        for convolution in self.convolutions:
+            x = F.relu(x + convolution(x))
+        read, keys = self.read(x).flatten(2).mT.float(), self.keys(x).flatten(2).unflatten(1, (LOOKS, READ)).float()
         with torch.autocast(path.device.type, enabled=False):  # millimetres decide
+            words = self.words(instructions)
             recalled = self.recall(past.flatten(1)) if self.recall is not None else torch.zeros_like(words)
-            told = torch.cat([seen, words.float(), recalled.float()], dim=1)[:, None].expand(-1, path.shape[1], -1)
-            logits: Tensor = self.head(torch.cat([told, moved], dim=-1))[..., 0]
+            told = torch.cat([self._looked(read, keys, words), words, recalled], dim=1)[:, None]
+            below, steps = self._below(read, path), torch.cat([past[:, -1:], past[:, -1:], path], dim=1)
+            named = below * self.named(words)[:, None]
+            moved = [steps[:, :-2], steps[:, 1:-1], path]  # each step is felt beside the two before it
+            told = told.expand(-1, path.shape[1], -1)
+            logits: Tensor = self.head(torch.cat([below, named, told, *moved], dim=-1))[..., 0]
         return logits
 
-    def _seen(self, places: Tensor, words: Tensor) -> Tensor:
-        """What lies where: of each head the mean place that it attends to, and what is read there."""
-        x = F.relu(self.enter(places) + self.place)
-        for convolution, film in zip(self.convolutions, self.films, strict=True):
-            scale, shift = film(words)[:, :, None, None].chunk(2, dim=1)
-            x = F.relu((x + convolution(x)) * (1 + scale) + shift)
-        attention, read = self.attend(x).flatten(2).float(), self.read(x).flatten(2).mT.float()
-        with torch.autocast(x.device.type, enabled=False):  # places in parts of a pixel
-            where = self.get_buffer("where").expand(len(x), -1, -1)
-            return (attention.softmax(dim=-1) @ torch.cat([where, read], dim=-1)).flatten(1)
+    def _looked(self, read: Tensor, keys: Tensor, words: Tensor) -> Tensor:
+        """What the words name: of each look the mean place that it attends to, and what is read there [M N, .]."""
+        sought = self.sought(words).view(-1, len(read), LOOKS, READ)
+        attention = (torch.einsum("mnlk,nlkg->mnlg", sought, keys) / READ**0.5).softmax(dim=-1)
+        where = self.get_buffer("where").expand(len(read), -1, -1)
+        return (attention @ torch.cat([where, read], dim=-1)).flatten(2).flatten(0, 1)
+
+    def _below(self, read: Tensor, path: Tensor) -> Tensor:
+        """What is read where the body's parts will be, [M N, S, wide]."""
+        points = self.points(path).unflatten(-1, (POINTS, 3))
+        away = ((points[..., None, :2] - self.get_buffer("where")) ** 2).sum(dim=-1)
+        near = (-away * NARROW * (F.softplus(points[..., 2:]) + 0.5)).softmax(dim=-1)
+        there = near.flatten(1, 2).unflatten(0, (-1, len(read))) @ read
+        below: Tensor = self.below(there.flatten(0, 1).unflatten(1, (-1, POINTS)).flatten(2))
+        return below
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 
 class Words(nn.Module):
-    """The mean of learnt vectors of an instruction's words and pairs of neighbours, each found by its hash.
+    """The sum of learnt vectors of an instruction's words and pairs of neighbours, each found by its hash, over the
+    root of their number: a mean would hide the one word that differs between two instructions of twenty.
 
     No vocabulary to keep; two expressions that share one of `size` places are told apart by the others.
     """
@@ -19,7 +20,7 @@ class Words(nn.Module):
     def __init__(self, width: int, size: int = 4096) -> None:
         super().__init__()
         self.size = size
-        self.vectors = nn.EmbeddingBag(size, width, mode="mean")
+        self.vectors = nn.EmbeddingBag(size, width, mode="sum")
 
     def forward(self, instructions: Sequence[str]) -> Tensor:
         """float32 [N, width]; one instruction is embedded once however often it comes."""
@@ -27,7 +28,8 @@ class Words(nn.Module):
         device = self.vectors.weight.device
         bags = [torch.tensor(places(text, self.size)) for text in distinct]
         offsets = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
-        vectors: Tensor = self.vectors(torch.cat(bags).to(device), offsets.to(device))
+        roots = torch.tensor([len(bag) ** 0.5 for bag in bags], device=device)
+        vectors: Tensor = self.vectors(torch.cat(bags).to(device), offsets.to(device)) / roots[:, None]
         return vectors[torch.tensor([distinct[text] for text in instructions], device=device)]
 
 

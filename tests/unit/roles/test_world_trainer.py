@@ -174,7 +174,9 @@ def test_a_tick_is_played_as_long_as_it_really_lasted(monkeypatch: pytest.Monkey
         return predict(past, actions, executed)
 
     monkeypatch.setattr(model, "predict", heard)
-    WorldTrainer(model, Watching(), RATES, seed=0).update(ending())
+    trained = WorldTrainer(model, Watching(), RATES, seed=0)
+    trained.updates = 1  # in which the success model may see what was dreamt
+    trained.update(ending())
     assert asked == [[1] * 4 + [2] * 4] * 2, "one step at least, where nothing happened any more"
 
 
@@ -190,16 +192,16 @@ def watched(dreamt: bool, spec: WorldSpec = SPEC) -> tuple[torch.Tensor, torch.T
 
 @pytest.mark.parametrize("dreamt", [True, False])
 def test_the_success_model_learns_at_which_step_of_each_tick(dreamt: bool):
-    """And asked of the first with the next window's words: no success, but where both ask for the same."""
-    _, felt, texts, labels, counted = watched(dreamt)
-    assert felt.shape == (24, SPEC.context + SPEC.stride, SPEC.proprio)
-    words = list(ending().instructions)
-    assert texts == words * 2 + words[1:] + words[:1]
-    once, never, last = [True, False], [False, False], [False, True]
+    """And of each tick what did not happen: the next window's words, and gestures elsewhere."""
+    images, felt, texts, labels, counted = watched(dreamt)
+    assert len(images) == 16 and felt.shape == (48, SPEC.context + SPEC.stride, SPEC.proprio)
+    words = list(ending().instructions) * 2
+    assert texts == words + words[1:] + words[:1] + words
+    once, never, last, both = [True, False], [False, False], [False, True], [True, True]
     assert labels[:16].tolist() == [once] * 4 + [never] * 4 + [never] * 4 + [last, never] * 2
-    assert labels[16:].tolist() == [once, never] * 2 + [never] * 4
-    both = [True, True]
-    assert counted.tolist() == [once] * 4 + [both] * 4 + [never] * 4 + [both] * 4 + [once] * 4 + [both] * 4
+    assert labels[16:32].tolist() == [once, never] * 2 + [never] * 8 + [last, never] * 2
+    assert not labels[32:].any()
+    assert counted[:32].tolist() == ([once] * 4 + [both] * 4 + [never] * 4 + [both] * 4) * 2
 
 
 @pytest.mark.parametrize("dreamt", [True, False])
@@ -207,11 +209,22 @@ def test_later_ticks_begin_with_what_was_dreamt_or_with_the_truth(dreamt: bool):
     images, felt, *_ = watched(dreamt)
     true = {c: torch.from_numpy(x) for c, x in ending().images.items()}["front"]
     body = torch.from_numpy(ending().proprio)
-    assert torch.equal(images[:8], true[:, 0]) and torch.equal(images[16:], true[:, 0])
-    assert torch.equal(felt[:8, 0], body[:, 0]) and torch.equal(felt[16:], felt[:8])
-    assert torch.equal(images[8:16], true[:, 1]) != dreamt
+    assert torch.equal(images[:8], true[:, 0])
+    assert torch.equal(felt[:8, 0], body[:, 0]) and torch.equal(felt[16:32], felt[:16])
+    assert torch.equal(images[8:], true[:, 1]) != dreamt
     assert torch.equal(felt[8:16, 0], felt[:8, -1] if dreamt else body[:, 1])
     assert not torch.equal(felt[:8, -1], body[:, 1]), "the path is the world model's either way"
+
+
+def test_a_true_tick_is_felt_by_the_luck_that_came_true(monkeypatch: pytest.MonkeyPatch):
+    model = world(seed=0)
+    monkeypatch.setattr(model, "relived", lambda past, tick: torch.full((8, 2, 2), 7.0))
+    success = Watching()
+    trained = WorldTrainer(model, success, RATES, seed=0)
+    trained.update(moving(), dreamt=False)
+    assert (success.seen[0][1][:16, 1:] == 7).all(), "one tick, and the next window's words"
+    trained.update(moving(), dreamt=True)
+    assert not (success.seen[1][1] == 7).any()
 
 
 @pytest.mark.parametrize("dreamt", [True, False])
@@ -219,12 +232,32 @@ def test_without_a_body_the_success_model_is_shown_where_ticks_end(dreamt: bool)
     spec = replace(SPEC, proprio=0)
     images, felt, _, labels, counted = watched(dreamt, spec)
     true = torch.from_numpy(ending(spec).images["front"])
-    assert felt.shape == (24, SPEC.context + 1, 0)
+    assert felt.shape == (32, SPEC.context + 1, 0)
     assert torch.equal(images[:8], true[:, 1]) != dreamt
-    assert torch.equal(images[8:16], true[:, 2]) != dreamt
-    assert torch.equal(images[16:], images[:8])
-    assert labels[:, 0].tolist() == [True] * 4 + [False] * 8 + [True, False] * 4 + [False] * 4
-    assert counted[:, 0].tolist() == [True] * 8 + [False] * 4 + [True] * 12
+    assert torch.equal(images[8:], true[:, 2]) != dreamt
+    assert labels[:16, 0].tolist() == [True] * 4 + [False] * 8 + [True, False] * 2
+    assert counted[:, 0].tolist() == ([True] * 8 + [False] * 4 + [True] * 4) * 2
+
+
+def test_the_success_model_learns_first_from_true_ticks_and_nothing_else_does():
+    trained = trainer()
+    before = tensors(trained)
+    loss = trained.fit_success(clips(), 40)
+    after = tensors(trained)
+    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"success"}
+    assert 0 < loss < 0.7 * trainer().fit_success(clips(), 1)
+    assert trained.updates == 0 and equal(trained.averaged()["success"], trained.success.state_dict())
+    again = trainer()
+    assert again.fit_success(clips(), 40) == loss
+
+
+def clips() -> Any:
+    class Drawn:
+        def draw(self, size: int, rng: np.random.Generator, final_share: float) -> ClipBatch:
+            assert final_share == FINAL_SHARE
+            return windows(int(rng.integers(100)), size)
+
+    return Drawn()
 
 
 def test_a_single_window_is_a_batch_too():
@@ -232,14 +265,13 @@ def test_a_single_window_is_a_batch_too():
     assert all(np.isfinite(value) for value in figures.values())
 
 
-def test_ranks_with_equal_windows_train_as_one_does():
+def test_ranks_with_equal_windows_train_as_one_does(monkeypatch: pytest.MonkeyPatch):
     """Gradients are averaged, not added: two ranks of the same windows are one rank."""
     alone = trainer(collective=Alone())
     ranks = [trainer(rank.rank, rank) for rank in Threads.of(2)]
 
     def work(trained: WorldTrainer) -> dict[str, torch.Tensor]:
-        trained.models["success"].seed = lambda _: None  # ranks leave out other frames
-        trained.models["success"].generator.manual_seed(0)
+        monkeypatch.setattr(trained, "_number", lambda: trained.updates)  # ranks leave out other frames
         trained.share()
         for update in range(2):
             trained.update(windows(update))
