@@ -46,8 +46,11 @@ def with_counterfactuals(happened: Questions, generator: torch.Generator) -> Que
 
 def elsewhere(happened: Questions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Bodies [N, K + S, P] that make the same gestures elsewhere, past and all, since one that is led away within a
-    tick would be known by its haste; and which of them fulfil nothing there, bool [N]. Some end where another of the
-    deeds was done, if that is a deviation away; the others are led aside in one or two coordinates, to where none was."""
+    tick would be known by its haste; and which of them fulfil nothing there, bool [N].
+
+    Some end where another of the deeds was done, if that is a deviation away; the others are led aside in one or two
+    coordinates, to where none was.
+    """
     felt, n = happened.felt, len(happened.felt)
     deviation = felt.flatten(0, 1).std(dim=0, correction=0).clamp(min=1e-6)
     aside = _led_aside(n, felt.shape[2], generator).to(felt.device) * deviation
