@@ -26,7 +26,7 @@ from acceerl.world_models.counterfactuals import Questions, with_counterfactuals
 from acceerl.world_models.windows import Ticks, asked, ticks
 
 BODY_BATCH, BODY_LR, BODY_LR_LATER = 256, 2e-3, 2e-4  # from nothing, and beside the other models
-SUCCESS_BATCH, SUCCESS_LR = 96, 5e-3
+SUCCESS_BATCH, SUCCESS_LR, SUCCESS_DECAY = 96, 5e-3, 0.1  # it would know a thousand episodes by heart
 FINAL_SHARE = 0.2  # of the windows end with a success, which in most data one in forty does; as many just before one
 
 
@@ -51,7 +51,8 @@ class WorldTrainer:
     ) -> None:
         self.models: dict[str, Any] = {"world": world, "success": success}
         self.rates, self.seed, self.collective = rates, seed, collective or Alone()
-        self.optimisers = {name: _optimiser(model, rates) for name, model in self.models.items()}
+        self.optimisers = {"world": _optimiser(self.models["world"], rates.weight_decay),
+                           "success": _optimiser(self.models["success"], SUCCESS_DECAY)}  # fmt: skip
         if hasattr(world, "body_loss"):
             self.optimisers["body"] = torch.optim.AdamW(self.models["world"].parameters(), weight_decay=0.0)
         self.averages = {name: copy.deepcopy(model.state_dict()) for name, model in self.models.items()}
@@ -93,17 +94,15 @@ class WorldTrainer:
         """The success model learns from true ticks before the world model paints any: to read words and look at places
         takes ten thousand successes, and painted ticks are too dear for that. Returns the last loss."""
         judge: Any = self.models["success"]
-        optimiser = torch.optim.AdamW(judge.parameters(), lr=SUCCESS_LR, weight_decay=self.rates.weight_decay)
+        optimiser = _optimiser(judge, SUCCESS_DECAY)
         rng, loss = np.random.default_rng((self.seed, 9)), torch.zeros(())
         judge.train()
         for self.updates in range(updates):  # what is drawn follows from it
-            optimiser.param_groups[0]["lr"] = SUCCESS_LR * (1 - self.updates / updates)
             self._seed("success")
             loss, _ = self._success_loss(clips.draw(SUCCESS_BATCH, rng, FINAL_SHARE), dreamt=False)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(judge.parameters(), self.rates.grad_clip)
-            optimiser.step()
+            loss.backward()  # rank 0 alone: it shares what it has learnt
+            self._stepped(judge, optimiser, SUCCESS_LR * (1 - self.updates / updates))
         self.updates = 0
         self.averages["success"] = copy.deepcopy(judge.state_dict())
         return float(loss.detach())
@@ -162,9 +161,11 @@ class WorldTrainer:
 
     def _descend(self, model: nn.Module, optimiser: torch.optim.Optimizer, lr: float) -> float:
         """A step of what has a gradient on some rank; returns the gradient's norm."""
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        sum_gradients(parameters, self.collective)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.rates.grad_clip))
+        sum_gradients([p for p in model.parameters() if p.requires_grad], self.collective)
+        return self._stepped(model, optimiser, lr)
+
+    def _stepped(self, model: nn.Module, optimiser: torch.optim.Optimizer, lr: float) -> float:
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), self.rates.grad_clip))
         for group in optimiser.param_groups:
             group["lr"] = lr
         optimiser.step()
@@ -263,14 +264,14 @@ def _chosen(windows: ClipBatch, which: Any) -> ClipBatch:
     )
 
 
-def _optimiser(model: nn.Module, rates: Rates) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
     """Decay for matrices only: offsets, norms and single vectors have no scale to hold down."""
     named = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in named if p.ndim >= 2], "weight_decay": rates.weight_decay},
+        {"params": [p for p in named if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rates.lr, fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], fused=True)
 
 
 @torch.no_grad()

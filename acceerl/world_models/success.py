@@ -10,7 +10,7 @@ trained on; where they disagree, imagination has left what they know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from acceerl.protocols import WorldSpec
 from acceerl.world_models.parts import PRECISIONS, Scaled, check_precision
 from acceerl.world_models.words import Words
 
+Seen = Callable[[Tensor], Tensor]
+FORGOTTEN = 0.3  # of what a member sees, in training: else it knows a thousand episodes by heart
 FELT = 0.05  # deviations of noise on what is felt: a dream's body is a little off
 POINTS, LOOKS, READ = 8, 4, 16  # of a member: parts of the body, things that words name, numbers it reads of each
 SPREAD, NARROW = 0.4, 12  # at first parts lie all over the picture, and each sees about three of sixteen places
@@ -71,7 +73,8 @@ class SuccessNet(Scaled):
     ) -> tuple[Tensor, dict[str, float]]:
         """See `protocols.SuccessModel.loss`. Each member leaves out another random fifth of the ticks."""
         noise = FELT * torch.randn(felt.shape, generator=self.generator).to(felt.device)
-        logits = self._opinions(images, felt + noise * self.get_buffer("proprio_std"), instructions)
+        felt = felt + noise * self.get_buffer("proprio_std")
+        logits = self._opinions(images, felt, instructions, self._partly)
         losses = focal_loss(logits, labels.float()[..., None].expand_as(logits), self.gamma, self.alpha)
         kept = torch.rand((len(felt), 1, len(self.members)), generator=self.generator) < 0.8
         weights = counted[..., None] * kept.float().to(felt.device)
@@ -83,14 +86,22 @@ class SuccessNet(Scaled):
         """float32 [N, S, M], before calibration."""
         return self._opinions(images, felt, instructions)
 
-    def _opinions(self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str]) -> Tensor:
+    def _partly(self, seen: Tensor) -> Tensor:
+        """Drop-out from this model's own generator, so that ranks and resumed trainings draw alike."""
+        kept = torch.rand(seen.shape, generator=self.generator) >= FORGOTTEN
+        return seen * kept.to(seen) / (1 - FORGOTTEN)
+
+    def _opinions(
+        self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str], seen: Seen = lambda x: x
+    ) -> Tensor:
         """Logits of every member, float32 [N, S, M]."""
         body, k = self._scaled(felt), self._spec.context
         stacked = torch.cat([images[c] for c in self._spec.cameras], dim=-1).permute(0, 3, 1, 2)
         with torch.autocast(stacked.device.type, PRECISIONS[self.precision], enabled=self.precision != "float32"):
             places = F.pixel_unshuffle(stacked, 4).to(PRECISIONS[self.precision]) / 127.5 - 1
             places = places.contiguous(memory_format=torch.channels_last)
-            opinions = [member(places, body[:, :k], body[:, k:], instructions) for member in self.members]
+            past, path = body[:, :k], body[:, k:]
+            opinions = [member(places, past, path, instructions, seen) for member in self.members]
             return torch.stack(opinions, dim=-1)
 
     def probability(self, images: dict[str, Tensor], felt: Tensor, instructions: Sequence[str]) -> Tensor:
@@ -142,7 +153,8 @@ class Judge(nn.Module):
             nn.Linear(told, 2 * wide), nn.SiLU(), nn.Linear(2 * wide, 2 * wide), nn.SiLU(), nn.Linear(2 * wide, 1)
         )
 
-    def forward(self, places: Tensor, past: Tensor, path: Tensor, instructions: Sequence[str]) -> Tensor:
+    def forward(self, places: Tensor, past: Tensor, path: Tensor, instructions: Sequence[str], seen: Seen) -> Tensor:
+        """`seen` leaves some of what was seen out, in training."""
         x = F.relu(self.enter(places) + self.place)
         for convolution in self.convolutions:
             x = F.relu(x + convolution(x))
@@ -150,12 +162,16 @@ class Judge(nn.Module):
         with torch.autocast(path.device.type, enabled=False):  # millimetres decide
             words = self.words(instructions)
             recalled = self.recall(past.flatten(1)) if self.recall is not None else torch.zeros_like(words)
-            told = torch.cat([self._looked(read, keys, words), words, recalled], dim=1)[:, None]
-            below, steps = self._below(read, path), torch.cat([past[:, -1:], past[:, -1:], path], dim=1)
+            looked, below = seen(self._looked(read, keys, words)), seen(self._below(read, path))
+            told, steps = (
+                torch.cat([looked, words, recalled], dim=1),
+                torch.cat([past[:, -1:], past[:, -1:], path], dim=1),
+            )
             named = below * self.named(words)[:, None]
             moved = [steps[:, :-2], steps[:, 1:-1], path]  # each step is felt beside the two before it
-            told = told.expand(-1, path.shape[1], -1)
-            logits: Tensor = self.head(torch.cat([below, named, told, *moved], dim=-1))[..., 0]
+            logits: Tensor = self.head(
+                torch.cat([below, named, told[:, None].expand(-1, path.shape[1], -1), *moved], dim=-1)
+            )[..., 0]
         return logits
 
     def _looked(self, read: Tensor, keys: Tensor, words: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ TINY = ["env=tabletop", "policy=tiny", "world_model=regression", "env.image_size
         "world_model.precision=float32", "start=", "rollout.processes=1", "rollout.envs=2", "learner.batch=32",
         "learner.micro_batch=32", "inference.max_batch=2", "learner.checkpoint_every=5", "evaluator.before=false",
         "evaluator.after=false", "dreamer.batch=8", "dreamer.horizon=3", "replay.samples_per_insert=8",
-        "pretrain.body_steps=100"]  # fmt: skip
+        "pretrain.body_steps=100", "pretrain.success_steps=20"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
