@@ -142,7 +142,7 @@ class Judge(nn.Module):
         self.read, self.keys = nn.Conv2d(wide, READ, 1), nn.Conv2d(wide, LOOKS * READ, 1)
         self.words = Words(wide)
         self.sought, self.named = nn.Linear(wide, LOOKS * READ), nn.Linear(wide, wide)
-        self.points, self.below = nn.Linear(spec.proprio, POINTS * 3), nn.Linear(POINTS * READ, wide)
+        self.points, self.below = nn.Linear(max(spec.proprio, 1), POINTS * 3), nn.Linear(POINTS * READ, wide)
         nn.init.normal_(self.points.weight, std=SPREAD)
         lines = [torch.linspace(-1, 1, side) for side in grid]
         self.register_buffer("where", torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1).flatten(0, 1))
@@ -183,7 +183,8 @@ class Judge(nn.Module):
 
     def _below(self, read: Tensor, path: Tensor) -> Tensor:
         """What is read where the body's parts will be, [M N, S, wide]."""
-        points = self.points(path).unflatten(-1, (POINTS, 3))
+        somewhere = path if path.shape[2] else path.new_zeros(*path.shape[:2], 1)  # no body: always the same places
+        points = self.points(somewhere).unflatten(-1, (POINTS, 3))
         away = ((points[..., None, :2] - self.get_buffer("where")) ** 2).sum(dim=-1)
         near = (-away * NARROW * (F.softplus(points[..., 2:]) + 0.5)).softmax(dim=-1)
         there = near.flatten(1, 2).unflatten(0, (-1, len(read))) @ read
