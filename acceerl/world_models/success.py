@@ -184,9 +184,12 @@ class Judge(nn.Module):
     def _below(self, read: Tensor, path: Tensor) -> Tensor:
         """What is read where the body's parts will be, [M N, S, wide]."""
         somewhere = path if path.shape[2] else path.new_zeros(*path.shape[:2], 1)  # no body: always the same places
-        points = self.points(somewhere).unflatten(-1, (POINTS, 3))
-        away = ((points[..., None, :2] - self.get_buffer("where")) ** 2).sum(dim=-1)
-        near = (-away * NARROW * (F.softplus(points[..., 2:]) + 0.5)).softmax(dim=-1)
+        row, column, size = self.points(somewhere).unflatten(-1, (POINTS, 3)).split(1, dim=-1)
+        narrow = NARROW * (F.softplus(size) + 0.5)
+        lines = self.get_buffer("where").view(*self.place.shape[2:], 2)
+        down = (-((row - lines[:, 0, 0]) ** 2) * narrow).softmax(dim=-1)
+        across = (-((column - lines[0, :, 1]) ** 2) * narrow).softmax(dim=-1)
+        near = (down[..., None] * across[..., None, :]).flatten(-2)  # a round window is a product of two
         there = near.flatten(1, 2).unflatten(0, (-1, len(read))) @ read
         below: Tensor = self.below(there.flatten(0, 1).unflatten(1, (-1, POINTS)).flatten(2))
         return below
