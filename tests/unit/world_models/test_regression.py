@@ -11,6 +11,8 @@ import torch
 from acceerl.protocols import WorldSpec
 from acceerl.types import ClipBatch
 from acceerl.world_models.quality import changed_error
+from acceerl.world_models.regression import LEVELS
+from acceerl.world_models.windows import ticks
 from tests.unit.world_models.worlds import SPEC, moving, past_of, train, world
 
 TWO = replace(SPEC, cameras=("front", "wrist"))
@@ -86,6 +88,19 @@ def test_the_path_is_the_laws_by_the_luck_that_pictures_bend():
     assert torch.equal(turned[:, 0], path[:, 0]) and not torch.allclose(turned[:, 1], path[:, 1])
     _, short = model.predict(past, actions, torch.ones(4, dtype=torch.int64))
     assert torch.equal(short[:, 0], path[:, 0])
+
+
+def test_a_tick_is_relived_by_the_luck_that_ends_nearest_to_its_truth():
+    model, windows = world(seed=0), moving(8)
+    past, (tick,) = ticks(windows, SPEC, torch.device("cpu"))
+    done = torch.full((8,), SPEC.stride)
+    paths = [model.body(past.proprio, tick.actions, done, torch.full((8,), level)) for level in LEVELS]
+    assert max((path - paths[0]).abs().max().item() for path in paths) > 1e-4, "luck matters"
+    for path in paths:
+        tick.proprio = path[:, -1].detach()
+        torch.testing.assert_close(model.relived(past, tick), path.detach())
+    tick.valid[:] = 0
+    torch.testing.assert_close(model.relived(past, tick), paths[len(LEVELS) // 2].detach())
 
 
 def test_the_law_of_the_body_needs_no_pictures():

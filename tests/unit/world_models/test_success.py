@@ -58,6 +58,39 @@ def test_it_learns_what_the_instruction_asks_for(trained: SuccessNet):
     assert ((opinions > 0.5) == examples()[3][..., None]).all()
 
 
+def paths() -> tuple[dict[str, torch.Tensor], torch.Tensor, list[str], torch.Tensor]:
+    """Of each picture, the square on the left or on the right, two questions: a body that ends on either side."""
+    columns = [0, 12] * 8
+    images = np.stack([square(column, shade=200 + i) for i, column in enumerate(columns)])
+    felt = torch.zeros(32, SPEC.context + SPEC.stride, SPEC.proprio)
+    felt[:16, -1], felt[16:, -1] = -1.0, 1.0
+    there = torch.tensor([[column == 0] for column in columns] + [[column == 12] for column in columns])
+    labels = torch.cat([torch.zeros_like(there), there], dim=1)
+    return {"front": torch.from_numpy(images)}, felt, ["go there"] * 32, labels
+
+
+def test_it_looks_where_the_body_goes_and_several_questions_share_a_picture():
+    shown, felt, words, labels = paths()
+    model = net()
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(250):
+        loss, _ = model.loss(shown, felt, words, labels, torch.ones_like(labels))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    opinions = model.probability(shown, felt, words).mean(dim=-1)
+    assert ((opinions > 0.5) == labels).all()
+    alone = model.probability({"front": shown["front"][:1]}, felt[16:17], words[:1]).mean(dim=-1)
+    torch.testing.assert_close(alone[0], opinions[16])
+
+
+def test_it_forgets_while_it_learns_and_not_when_it_is_asked():
+    model, asked = net(), paths()
+    first, second = (model.loss(*asked, torch.ones_like(asked[3]))[0].item() for _ in range(2))
+    assert first != second
+    assert torch.equal(model.probability(*asked[:3]), model.probability(*asked[:3]))
+
+
 def test_opinions_are_probabilities_without_gradients(trained: SuccessNet):
     opinions = answers(trained)
     assert opinions.dtype == torch.float32
