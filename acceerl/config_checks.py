@@ -180,6 +180,8 @@ def _check_collect(collect: Collect) -> None:
         share = getattr(collect, name)
         if not 0 <= share <= 1:
             raise ValueError(f"collect.{name} must be between 0 and 1, got {share}")
+    if collect.misses and not collect.blind:
+        raise ValueError(f"collect.misses={collect.misses:g} leads blindfolded hands aside: set collect.blind, too")
 
 
 def _check_tracking(config: Config) -> None:

@@ -208,7 +208,9 @@ def _work(config: Config, folder: Path, worker: int, shares: list[Share], wrote:
 
 def _episodes(config: Config, env: Env, shares: list[Share]) -> Iterator[Episode]:
     """Plays tries of each share until it is complete; yields those that are wanted."""
-    actor, noise = blindfolded(env, _actor(config, env), config.collect.blind), _noise(config)
+    collect = config.collect
+    actor = blindfolded(env, _actor(config, env), collect.blind, collect.misses)
+    noise = Noise(collect.noise, collect.noise_share, collect.fumbles)
     for share in shares:
         for k in share.tries:
             if not share.wanted or (_failed and _failed.is_set()):
@@ -218,10 +220,6 @@ def _episodes(config: Config, env: Env, shares: list[Share]) -> Iterator[Episode
             )
             if share.takes(episode.success):
                 yield episode
-
-
-def _noise(config: Config) -> Noise:
-    return Noise(config.collect.noise, config.collect.noise_share, config.collect.fumbles, config.collect.misses)
 
 
 def _actor(config: Config, env: Env) -> Actor:

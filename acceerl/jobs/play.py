@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain, repeat
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 
@@ -17,36 +17,32 @@ Actor = Callable[[Assignment], Act]  # called when the episode has begun
 
 
 FUMBLE = (4, 12)  # control steps
-ASTRAY = {True: (1, 3), False: (2, 6)}  # control steps that the hand is led aside before it closes, and before it opens
-STAY = 10  # control steps that the fingers stay so then
+ASTRAY = (2, 6)  # control steps at full speed that a blindfolded hand is led aside by before it closes or opens
 Disturbed = Callable[[np.ndarray], np.ndarray]  # an action, float32 [D] in [-1, 1], to that which is executed
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Disturbances of an actor: Gaussian noise on a share of the control steps, fumbles and misses.
+    """Disturbances of an actor: Gaussian noise on a share of the control steps, and fumbles.
 
     Noise on few steps rather than all: a chunk is decided once, so its later labels answer disturbances that the
-    policy could not foresee, and too many of them put a floor under the cloning loss. Fingers that close on nothing
-    and items that fall teach a world model what a grip takes, and items let go beside their place teach a success model
-    where that place ends, which a good actor never shows: a fumble is a stretch of the opposite grip (the last action),
-    `fumbles` its share of the steps; before a share `misses` of the grips and of the releases the hand is led aside
-    (the first two actions), and the fingers then close or open whatever the actor asks for.
+    policy could not foresee, and too many of them put a floor under the cloning loss. Items that fall teach a world
+    model what a grip takes: a fumble is a stretch of the opposite grip (the last action), `fumbles` its share of the
+    steps.
     """
 
     std: float = 0.0
     share: float = 1.0
     fumbles: float = 0.0
-    misses: float = 0.0
 
     def begin(self, rng: np.random.Generator) -> Disturbed:
         """The disturbance of one episode, whose actions it is called with in their order."""
-        missed, fumbled = self._missing(rng), self._fumbling(rng)
+        fumbled = self._fumbling(rng)
 
         def disturbed(action: np.ndarray) -> np.ndarray:
             hit = rng.random() < self.share
             noisy = action + hit * self.std * rng.standard_normal(action.shape)
-            return np.clip(missed(fumbled(noisy), action[-1]), -1, 1).astype(np.float32)
+            return np.clip(fumbled(noisy), -1, 1).astype(np.float32)
 
         return disturbed
 
@@ -62,25 +58,6 @@ class Noise:
             return action
 
         return fumbled
-
-    def _missing(self, rng: np.random.Generator) -> Callable[[np.ndarray, float], np.ndarray]:
-        left, shut, meant, aside = 0, False, False, np.zeros(2)
-
-        def missed(action: np.ndarray, grip: float) -> np.ndarray:
-            """`grip` is what the actor asks for, undisturbed."""
-            nonlocal left, shut, meant, aside
-            changes, shut = (grip > 0) != shut, grip > 0
-            if self.misses and changes and not left and rng.random() < self.misses:
-                meant, aside = shut, rng.uniform(-1, 1, 2)
-                left = STAY + int(rng.integers(*ASTRAY[meant], endpoint=True))
-            if left > STAY:
-                action[:2], action[-1] = aside, -1 if meant else 1
-            elif left:
-                action[-1] = 1 if meant else -1
-            left = max(left - 1, 0)
-            return action
-
-        return missed
 
 
 def play_episode(env: Env, assignment: Assignment, actor: Actor, noise: Noise, source: str) -> Episode:
@@ -108,24 +85,41 @@ def by_policy(policy: Policy, greedy: bool = False) -> Act:
     return _Chunks(policy, greedy)
 
 
-def blindfolded(env: Env, actor: Actor, share: float) -> Actor:
-    """In a `share` of the episodes the actor rehearses without disturbances, and what is then played are the actions of
-    that rehearsal, whatever becomes of them: a grip that misses is carried to its place and let go there. An actor that
-    looks never does that, so a success model that is shown such actors alone takes the gesture for the deed.
+def blindfolded(env: Env, actor: Actor, share: float, misses: float = 0.0) -> Actor:
+    """In a `share` of the episodes the actor rehearses undisturbed, half of the times in another initial state, and the
+    actions of that rehearsal are what is then played, whatever becomes of them. Before a share `misses` of its grips
+    and of its releases the hand is led aside (the first two actions), evenly since the last one.
 
-    The rehearsal's last action goes on where the episode lasts longer.
+    So hands close beside things, take others than the named one, carry nothing to a place and let go beside it, and no
+    movement gives that away: who is to foretell it must look. Of a disturbed actor its jerk tells all, and of one that
+    looks the gesture itself. The rehearsal's last action goes on where the episode lasts longer.
     """
+    states = env.spec.train_states
 
     def begun(now: Assignment) -> Act:
-        act = actor(now)
-        if np.random.default_rng((now.seed, now.task, now.init_state)).random() >= share:
-            return act
-        actions = list(_rehearsed(env, act))
+        rng = np.random.default_rng((now.seed, now.task, now.init_state))
+        if rng.random() >= share:
+            return actor(now)
+        other = states[int(rng.integers(len(states)))] if rng.random() < 0.5 else now.init_state
+        env.reset(now.task, other, now.seed)
+        actions = list(_rehearsed(env, actor(replace(now, init_state=other))))
         env.reset(now.task, now.init_state, now.seed)
-        left = chain(actions, repeat(actions[-1]))
+        left = chain(_led_astray(np.stack(actions), misses, rng), repeat(actions[-1]))
         return lambda _: next(left)
 
     return begun
+
+
+def _led_astray(actions: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Actions [T, D] whose last one is the grip."""
+    shut = actions[:, -1] > 0
+    changes = np.flatnonzero(np.diff(shut, prepend=False))
+    led = actions.copy()
+    for begin, end in pairwise([0, *changes]):
+        if rng.random() < share:
+            aside = rng.uniform(-1, 1, 2) * rng.integers(*ASTRAY, endpoint=True)
+            led[begin:end, :2] += aside / max(end - begin, 1)
+    return np.clip(led, -1, 1)
 
 
 def _rehearsed(env: Env, act: Act) -> Iterator[np.ndarray]:

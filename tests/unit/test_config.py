@@ -99,6 +99,7 @@ def test_a_mistake_is_one_line_that_names_it(text, expected):
         ),
         (["channels=inline", "inference.instances=2"], "set inference.instances=1, or channels=mpi"),
         (["learner.ranks=2", "deadlines.collective=90"], "deadlines.collective=90 must be below deadlines.watchdog=90"),
+        (["collect.misses=0.5"], "collect.misses=0.5 leads blindfolded hands aside: set collect.blind, too"),
     ],
 )
 def test_keys_that_do_not_go_together_are_named(texts, expected):

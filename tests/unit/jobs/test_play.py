@@ -1,13 +1,14 @@
-"""What disturbs an episode: noise on some steps, grips that do the opposite for a while, and hands led aside."""
+"""What disturbs an episode: noise on some steps, grips that do the opposite for a while, and actors that cannot see."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from acceerl.jobs.play import ASTRAY, FUMBLE, STAY, Act, Noise, blindfolded, play_episode
+from acceerl.jobs.play import ASTRAY, FUMBLE, Act, Noise, blindfolded, play_episode
 from acceerl.stores.schema import Episode
 from acceerl.types import Assignment, Observation, StepResult
 
@@ -46,42 +47,10 @@ def _stretches(those: np.ndarray) -> np.ndarray:
     return turns[1::2] - turns[::2]
 
 
-def gestures(noise: Noise, episodes: int = 300, shut: tuple[int, int] = (5, 25), steps: int = 50) -> np.ndarray:
-    """An actor that closes its fingers once, and opens them once, float32 [episodes, steps, D]."""
-    asked = [ACTION * np.array([1, 1, 1, 1 if step in range(*shut) else -1], np.float32) for step in range(steps)]
-    return np.stack([[*map(noise.begin(np.random.default_rng(n)), asked)] for n in range(episodes)])
-
-
-@pytest.mark.parametrize(("closes", "first", "last"), [(True, 5, 25), (False, 25, 50)])
-def test_misses_lead_the_hand_aside_before_a_share_of_grips_and_releases(closes: bool, first: int, last: int):
-    actions = gestures(Noise(misses=0.3))
-    assert (actions[:, :5, :3] == ACTION[:3]).all() and (actions[:, :5, 3] == -1).all(), "nothing before the grip"
-    part = actions[:, first:last]
-    aside = (part[:, :, :2] != ACTION[:2]).any(axis=2)
-    assert 0.2 < aside.any(axis=1).mean() < 0.4
-    low, high = ASTRAY[closes]
-    assert {int(n) for n in aside.sum(axis=1)} == {0, *range(low, high + 1)}
-    meant = 1 if closes else -1
-    assert (part[aside][:, 3] == -meant).all(), "it closes, or opens, only there"
-    assert (part[:, :, 3][~aside] == meant).all()
-
-
-@pytest.mark.parametrize("meant", [1, -1])
-def test_missed_fingers_stay_as_they_are_whatever_the_actor_asks_for(meant: int):
-    noise = Noise(misses=1.0)
-    shut, opened = ACTION, ACTION * np.array([1, 1, 1, -1], np.float32)
-    disturbed = noise.begin(np.random.default_rng(0))
-    if meant < 0:
-        for action in [shut] * 30:  # a grip that is over
-            disturbed(action)
-    turned, back = (shut, opened) if meant > 0 else (opened, shut)
-    asked = [turned, *[back] * 8, *[back] * 30]
-    executed = np.stack([disturbed(action) for action in asked])
-    assert _stretches(executed[:20, 3] == meant)[0] == STAY
-
-
 class Line:
     """An env whose hand is where its actions took it; it ends with success at 1, or after ten steps."""
+
+    spec = SimpleNamespace(train_states=range(8))
 
     def reset(self, task: int, init_state: int, seed: int) -> None:
         self.at, self.steps = init_state / 10, 0
@@ -108,16 +77,60 @@ def astray(share: float, seed: int = 0, noise: Noise | None = None) -> Episode:
 
 
 def test_a_blindfolded_actor_plays_what_it_rehearsed_whatever_becomes_of_it():
-    rehearsed = astray(0.0, noise=Noise()).expert_actions
-    assert len(rehearsed) == 3 and np.array_equal(astray(1.0, noise=Noise()).expert_actions, rehearsed)
-    for seed in range(20):
-        blind = astray(1.0, seed)
-        assert not blind.success and len(blind.actions) == 10
-        assert np.array_equal(blind.expert_actions[:3], rehearsed)
-        assert (blind.expert_actions[3:] == rehearsed[-1]).all(), "it goes on with its last action to the end"
-        assert (blind.actions != blind.expert_actions).any()
+    blind = [astray(1.0, seed) for seed in range(20)]
+    for episode in blind:
+        rehearsed = episode.expert_actions
+        assert (rehearsed[:1] == 1).all() and (rehearsed[3:] == rehearsed[-1]).all(), "then its last action to the end"
+        assert (episode.actions != rehearsed).any()
+    assert np.mean([episode.success for episode in blind]) < 0.2
     seeing = [astray(0.0, seed, Noise(0.3, 0.5)) for seed in range(20)]
     assert np.mean([episode.success for episode in seeing]) > 0.5, "which sees where it is"
+
+
+def test_half_of_the_rehearsals_are_in_other_training_states():
+    seen: list[int] = []
+
+    def noting(now: Assignment) -> Act:
+        seen.append(now.init_state)
+        return towards(now)
+
+    env: Any = Line()
+    begun = blindfolded(env, noting, 1.0)
+    for seed in range(200):
+        begun(Assignment(0, 2, seed))
+        assert env.at == 0.2, "and then the episode begins where it should"
+    assert 0.4 < np.mean(np.array(seen) == 2) < 0.7 and set(seen) == set(Line.spec.train_states)
+
+
+class Hand(Line):
+    """Its grip is asked for at step 4, and let go at step 8."""
+
+    def observe(self) -> Observation:
+        return Observation({}, np.array([self.steps], np.float32), "")
+
+    def step(self, action: np.ndarray) -> StepResult:
+        self.steps += 1
+        return StepResult(0.0, False, self.steps == 10)
+
+
+def gesturing(_: Assignment) -> Act:
+    return lambda seen: np.array([0.1, -0.1, 0.0, 1.0 if 4 <= seen.proprio[0] < 8 else -1.0], np.float32)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 4), (4, 8)])
+def test_misses_lead_a_blindfolded_hand_aside_evenly_before_grips_and_before_releases(first: int, last: int):
+    env: Any = Hand()
+    actor = blindfolded(env, gesturing, 1.0, misses=0.3)
+    played = [play_episode(env, Assignment(0, 2, n), actor, Noise(), "expert").actions for n in range(300)]
+    led = np.stack(played)[:, first:last, :2] - np.array([0.1, -0.1], np.float32)
+    aside = (np.abs(led) > 1e-6).any(axis=(1, 2))
+    assert 0.2 < aside.mean() < 0.4, "a share"
+    assert np.allclose(led.std(axis=1)[np.abs(led).max(axis=(1, 2)) < 0.85], 0, atol=1e-6), "no jerk gives it away"
+    far = np.abs(led.sum(axis=1)).max(axis=1)
+    assert 0.4 * ASTRAY[1] < far.max() <= ASTRAY[1] and (far[aside] < ASTRAY[0]).any()
+    grips = [-1.0] * 4 + [1.0] * 4 + [-1.0] * 2
+    assert (np.stack(played)[:, :, 2] == 0).all() and (np.stack(played)[:, :, 3] == grips).all()
+    assert (np.stack(played)[:, 8:, :2] == np.array([0.1, -0.1], np.float32)).all(), "nothing after the release"
 
 
 def test_a_share_of_the_episodes_is_played_blindfolded_and_always_the_same_ones():
