@@ -18,8 +18,8 @@ from acceerl.runtime.placement import limits, rows
 GB = 1e9
 CONTEXT = 0.5e9  # bytes that CUDA takes of each process, beside what torch may be limited to
 FIXES = {
-    "learner": "set policy.checkpointing=true, lower learner.micro_batch, or divide it: learner.shard=zero3 with more "
-    "learner.ranks",
+    "learner": "lower learner.micro_batch, set policy.checkpointing=true where it is not, or divide it: "
+    "learner.shard=zero3 with more learner.ranks",
     "inference": "lower inference.max_batch",
     "dreamer": "lower dreamer.batch",
 }

@@ -59,7 +59,10 @@ def test_what_cannot_fit_is_refused_with_role_need_room_and_fix():
     with pytest.raises(ValueError) as refused:
         gpu_memory.check(small)
     said = str(refused.value)
-    assert said.startswith(f"placement row learner: needs {needed + 0.5:.1f} GB, the GPU allows 18.0 GB: set policy.")
+    assert said.startswith(
+        f"placement row learner: needs {needed + 0.5:.1f} GB, the GPU allows 18.0 GB: lower learner."
+    )
+    assert "set policy.checkpointing=true where it is not" in said
     together = config("site.gpu_memory=36")
     with pytest.raises(ValueError, match=r"row inference\+learner: needs .* GB, .* or give each a GPU of its own"):
         gpu_memory.check(together)
