@@ -29,6 +29,7 @@ class Algo:
     value_coef: float = 0.5
     kl_coef: float = 0.1
     entropy_coef: float = 0.0
+    normalise: Literal["lagged", "batch"] = "lagged"  # advantages by the update before, or by a pass of their own
     shuffle_advantages: bool = False  # control experiment: learning must stop when advantages are shuffled
 
 
@@ -87,6 +88,7 @@ class World:
     memory: int = 200  # live episodes
     updates_per_episode: float = 1.0  # of both models, for each live episode
     body_updates: int = 12  # of the law of the body alone, for each of those; 20 ms each
+    success_updates: int = 0  # of the success model alone, for each of those; a fifth of the time of both
     max_updates: int = 1_000_000  # 0: both models stay as they were pretrained
     batch: int = 32
     lr: float = 1e-4
@@ -247,8 +249,8 @@ class Collect:
     noise: float = 0.0  # standard deviation added to some executed actions; clean ones are the labels
     noise_share: float = 1.0  # of the control steps that are disturbed
     fumbles: float = 0.0  # share of the control steps, in stretches of 4 to 12, at which the gripper does the opposite
-    misses: float = 0.0  # share of the grips and of the releases before which the hand is led aside
-    blind: float = 0.0  # share of the episodes in which the actor rehearses undisturbed and then plays that, unseeing
+    blind: float = 0.0  # share of the episodes in which the actor rehearses, maybe elsewhere, and plays that unseeing
+    misses: float = 0.0  # share of the grips and of the releases before which a blindfolded hand is led aside
     only_successes: bool = False  # of `episodes`
     workers: int = 1
     part: int = 0  # of `parts`: jobs that fill one folder together, as with -m collect.part=0,1,2,3 collect.parts=4

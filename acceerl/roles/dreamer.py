@@ -26,7 +26,7 @@ from acceerl.world_models.imagined import Imagination, Outcomes
 HELD = 400  # contexts
 NEVER = 2.0  # no probability of success exceeds it
 FAIR = (0.1, 0.99)
-COMPARED = 64  # contexts of a comparison with reality, at least a quarter of them known
+COMPARED = 128  # contexts of a comparison with reality, at least an eighth known: chance alone makes 6 points
 
 
 @dataclass
@@ -196,10 +196,14 @@ class Dreamer:
 
     def _check_due(self) -> bool:
         known = sum(_known(segment) for segment in self.held)
-        return known >= COMPARED // 4 and time.monotonic() - self.checked >= self.numbers.check_every
+        return known >= COMPARED // 8 and time.monotonic() - self.checked >= self.numbers.check_every
 
     def _compare(self) -> Iterator[bool]:
-        """Dreams whole episodes from starts whose real end is known, and shortens dreams while the two differ."""
+        """Dreams whole episodes from starts whose real end is known, and shortens dreams while the two differ.
+
+        The threshold follows reality, but not below the success model's own: one that is too high costs some
+        successes, one that is too low is what practice exploits.
+        """
         self.checked = time.monotonic()
         known = [segment for segment in self.held if _known(segment)][-COMPARED:]
         dream, threshold = Dream([(segment, 0) for segment in known]), self.imagination.threshold
@@ -214,7 +218,9 @@ class Dreamer:
         self.meter.gauge("gap", imagined - real)
         if not self.numbers.threshold:
             self.compared.extend(zip(self.imagination.peak, (s.terminated for s in known), strict=True))
-            self.imagination.own_threshold = fair_threshold(*zip(*self.compared, strict=True))
+            self.imagination.own_threshold = 0.0  # the success model's own
+            fair = fair_threshold(*zip(*self.compared, strict=True))
+            self.imagination.own_threshold = max(fair, self.imagination.threshold)
         self.meter.gauge("threshold", self.imagination.threshold)
         if self.numbers.max_gap:
             shorter, longer = max(1, self.horizon // 2), min(self.numbers.horizon, self.horizon + 1)

@@ -255,8 +255,11 @@ class Learner:
         return future
 
     def _update(self, batches: list[SegmentBatch]) -> None:
+        warming = self.trainer.warming
         stats = self.trainer.update(batches, self.counters.updates)
         decisions = int(stats.pop("decisions"))
+        if warming and self.dreams is not None:  # values are learnt from dreams: reality waits for the policy
+            self.replay.count_elsewhere(0, -decisions)
         if self.leads and self.counters.updates == 0:  # lets two runs be compared exactly
             self.meter.event("first_update", decisions=decisions, **stats)
         self.counters.updates += 1

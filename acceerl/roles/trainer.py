@@ -41,7 +41,9 @@ class Trainer:
         self.parameters = [p for _, p in policy.trainable_parameters()]
         # fused: one pass over parameters, gradients and moments, where the default makes one for each operation
         self.optimiser = torch.optim.AdamW(_groups(policy, numbers), weight_decay=numbers.weight_decay, fused=True)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _schedule(numbers))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, [_schedule(numbers, numbers.value_warmup), _schedule(numbers)]
+        )
 
     def share(self) -> None:
         """Begins with rank 0's policy on every rank."""
@@ -52,12 +54,12 @@ class Trainer:
         began = time.monotonic()
         whole, passes = self._count(micro_batches)
         batches = shared(micro_batches, **whole)
-        if not self.normaliser.ready:
+        if self.algo.normalise == "batch" or not self.normaliser.ready:
             self._measure(batches, passes)
         self.optimiser.zero_grad(set_to_none=True)
         stats = [self._backward(batch, version, n + 1 == passes) for n, batch in enumerate(batches)]
         for n in range(len(batches), passes):
-            self._accompany(n + 1 == passes, self._value_only)
+            self._accompany(n + 1 == passes, self.warming)
         norm = self._step()
         mean = self._mean(stats)
         return mean | {"decisions": whole["decisions"], "grad_norm": norm, "update_s": time.monotonic() - began}
@@ -85,7 +87,8 @@ class Trainer:
     def _measure(self, batches: Sequence[SegmentBatch], passes: int) -> None:
         """Before the first update there are no numbers to normalise with: a pass without gradients finds them.
 
-        Otherwise they would depend on how the batch happens to be split over micro-batches and ranks.
+        Otherwise they would depend on how the batch happens to be split over micro-batches and ranks. And where rewards
+        shift between updates, as those of dreams do with their threshold, numbers of before are not these advantages'.
         """
         with torch.no_grad():
             for batch in batches:
@@ -127,7 +130,7 @@ class Trainer:
         return {name: float(value) for name, value in sums.items()}
 
     @property
-    def _value_only(self) -> bool:
+    def warming(self) -> bool:
         return self.updates < self.numbers.value_warmup
 
     def _backward(self, batch: SegmentBatch, version: int, last: bool) -> dict[str, torch.Tensor]:
@@ -140,7 +143,7 @@ class Trainer:
             self.algo,
             self.normaliser,
             version=version,
-            value_only=self._value_only,
+            value_only=self.warming,
             generator=self.generator,
         )
         loss.backward()
@@ -171,11 +174,14 @@ def _groups(policy: Policy, numbers: Learner) -> list[dict[str, Any]]:
     ]
 
 
-def _schedule(numbers: Learner) -> Any:
-    """Share of the learning rate at an update: linear warm-up, then a cosine down to the floor (or constant)."""
+def _schedule(numbers: Learner, first: int = 0) -> Any:
+    """Share of the learning rate at an update: linear warm-up, then a cosine down to the floor (or constant).
+
+    `first`: the update at which these parameters begin to learn. Adam's first steps are as long as its longest.
+    """
 
     def share(step: int) -> float:
-        return min(1.0, (step + 1) / max(1, numbers.warmup)) * _cosine(step, numbers)
+        return min(1.0, (max(0, step - first) + 1) / max(1, numbers.warmup)) * _cosine(step, numbers)
 
     return share
 

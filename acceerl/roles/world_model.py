@@ -22,7 +22,7 @@ from acceerl.roles.contexts import Alphabet, context, kept
 from acceerl.roles.world_trainer import BODY_BATCH, WorldTrainer, drawn, motion_of
 from acceerl.stores.clips import Clips
 from acceerl.stores.memory import Kept, Memory
-from acceerl.types import Segment, Weights
+from acceerl.types import ClipBatch, Segment, Weights
 
 OWED = "owed"  # among the published arrays
 WARMUP = 50  # updates of a role's life over all its restarts
@@ -120,11 +120,13 @@ class WorldModelRole:
         if self.live is None and self.recorded is None:
             return False
         began = time.monotonic()
-        windows = drawn(self.recorded, self.live, self.numbers.recorded_share, self.numbers.batch, self.rng)
+        windows = self._windows()
         # a fresh optimiser's first steps are as long as its longest whatever the gradient: not on a pretrained model
         share = min(1.0, (self.trainer.updates + 1) / WARMUP)
         figures = self.trainer.update(windows, share)
         self._learn_body(share)
+        for _ in range(self.numbers.success_updates):
+            self.trainer.learn_success(self._windows(), share)
         self.owed -= 1
         self.meter.gauge("owed", self.owed)
         for name, value in figures.items():
@@ -135,6 +137,9 @@ class WorldModelRole:
         if paid or self.trainer.updates % self.numbers.publish_every == 0:
             self._publish()
         return True
+
+    def _windows(self) -> ClipBatch:
+        return drawn(self.recorded, self.live, self.numbers.recorded_share, self.numbers.batch, self.rng)
 
     def _learn_body(self, lr_share: float) -> None:
         """By recorded or live episodes, of which the latter may show only the ends of ticks."""

@@ -286,6 +286,16 @@ def test_with_imagination_alone_real_episodes_only_pace_and_count(tmp_path: Path
     assert world.turns(40) > 0
 
 
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_values_that_warm_up_on_dreams_cost_no_real_episodes(tmp_path: Path, warmup: int):
+    world = Dreaming(tmp_path, share=0.5, pace=4.0)
+    world.learner.trainer.numbers = replace(world.learner.trainer.numbers, value_warmup=warmup)
+    world.dream(40)
+    world.feed(1)
+    assert world.turns(40) == warmup + 2, "one real Segment of 4 pays for two batches, begun at 0 and 8"
+    assert world.learner.counters.sampled == 8 * (warmup + 2)
+
+
 def test_imagined_successes_are_not_counted_as_the_policys(tmp_path: Path):
     world = Dreaming(tmp_path, share=1.0)
     world.feed(1, success=False)

@@ -92,6 +92,21 @@ def test_a_law_of_the_body_goes_on_learning_from_windows_without_pictures():
     assert all(windows.images == {} and windows.proprio.shape[1:] == (2, 3) for windows in asked)
 
 
+def test_the_success_model_learns_more_often_than_both_where_that_is_asked_for():
+    desk = Desk(replace(NUMBERS, success_updates=3))
+    learnt, both = [], desk.role.trainer.learn_success
+
+    def counted(*args: object, **kwargs: object) -> dict[str, float]:
+        learnt.append(desk.role.trainer.updates)
+        return both(*args, **kwargs)  # type: ignore[arg-type]
+
+    desk.role.trainer.learn_success = counted  # type: ignore[method-assign]
+    for i in range(4):
+        desk.reality.try_send(episode(i))
+    desk.turns(20)
+    assert learnt == [0, 1, 1, 1, 1, 2, 2, 2], "once within an update of both, then three times"
+
+
 def test_whoever_waits_for_the_world_model_hears_when_it_has_caught_up():
     desk = Desk(replace(NUMBERS, publish_every=100, updates_per_episode=1.0))
     desk.turns(1)
