@@ -26,6 +26,7 @@ class Algo:
     clip: float = 0.2  # PPO's clip range
     gamma: float = 0.99  # per decision
     lam: float = 0.95
+    truncation: Literal["bootstrap", "failure"] = "bootstrap"  # after a step limit: as if the task went on, or nothing
     value_coef: float = 0.5
     kl_coef: float = 0.1
     entropy_coef: float = 0.0

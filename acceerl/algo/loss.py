@@ -72,12 +72,16 @@ def stat_names(cfg: Algo) -> tuple[str, ...]:
 
 
 def advantages_and_returns(values: Tensor, batch: SegmentBatch, cfg: Algo) -> tuple[Tensor, Tensor]:
-    """GAE on values [N] of a fresh forward pass; both results [B, T] without gradient, not yet normalised."""
+    """GAE on values [N] of a fresh forward pass; both results [B, T] without gradient, not yet normalised.
+
+    With `algo.truncation=failure` nothing comes after a step limit; segments that are merely cut bootstrap.
+    """
     values = values.detach().float()
+    final = batch.terminated | batch.truncated if cfg.truncation == "failure" else batch.terminated
     return gae(
         batch.rewards,
         batch.pad(values),
-        batch.terminated,
+        final,
         batch.truncated,
         batch.bootstrap(values),
         gamma=cfg.gamma,

@@ -114,6 +114,20 @@ def test_a_truncated_segment_learns_from_what_would_have_come():
     assert results[True] - results[False] == pytest.approx(0.9 * 5)
 
 
+def test_where_success_must_come_in_time_nothing_comes_after_the_step_limit():
+    """A segment that is merely cut goes on, whatever a step limit means."""
+    in_time = Algo(gamma=0.9, truncation="failure")
+    returns = {}
+    for end in ("terminated", "truncated", ""):
+        batch = SegmentBatch.of([segment(4, end=end)])
+        values = torch.full((len(batch.tokens),), 2.0)
+        returns[end] = [advantages_and_returns(values, batch, algo)[1][0] for algo in (Algo(gamma=0.9), in_time)]
+    torch.testing.assert_close(returns["truncated"][1], returns["terminated"][0])
+    assert (returns["truncated"][0] - returns["truncated"][1])[-1].item() == pytest.approx(0.9 * 2)
+    for end in ("terminated", ""):
+        assert torch.equal(*returns[end])
+
+
 def test_tokens_that_were_not_executed_do_not_matter():
     s = segment(3, end="terminated", executed=torch.tensor([4, 4, 1]).short().numpy())
     changed = replace(s, logp=s.logp.copy(), tokens=s.tokens.copy())
