@@ -47,8 +47,11 @@ make_rendering_work() {
 }
 
 make_slurm_work() { # without root the tests themselves say what is missing: everything else runs
-  local path=$PATH:/usr/sbin:/sbin
-  PATH=$path command -v slurmctld slurmd munged slurmdbd mariadbd ip >/dev/null ||
+  local path=$PATH:/usr/sbin:/sbin program missing=
+  for program in slurmctld slurmd munged slurmdbd mariadbd ip; do # of several names `command -v` finds any
+    PATH=$path command -v "$program" >/dev/null || missing=$program
+  done
+  [ -z "$missing" ] ||
     apt_install slurm-wlm munge slurmdbd mariadb-server iproute2 ||
     echo "acceerl: tests/slurm needs, as root, apt-get install slurm-wlm munge slurmdbd mariadb-server iproute2;" \
       "or leave it out: make test ARGS=\"-m 'not slurm'\"" >&2
