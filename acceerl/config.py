@@ -65,6 +65,7 @@ class Replay:
     slack: int = 2_048  # decisions either side may run ahead
     order: Literal["fresh", "uniform"] = "fresh"  # least used first, or shuffled passes
     imagined_fraction: float = 1.0  # of a batch that comes from dreams, where a world_model is chosen
+    imagined_until: int = 0  # environment steps after which dreams end and batches are real; 0: they never do
     max_uses: int = 0  # draws after which a segment leaves; 0: only when the replay is full
     on_resume: Literal["keep", "drop"] = "keep"
 

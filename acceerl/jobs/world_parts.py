@@ -156,4 +156,4 @@ def make_dreams(config: Config, ends: Ends, seed: int) -> Dreams | None:
         return None
     held = Replay(config.replay.capacity, None, seed, RateLimiter(1.0, np.inf, 1), order="fresh", max_uses=1)
     receiver: SegmentReceiver = ends.receiver("dreams", credits=config.dreamer.credits)
-    return Dreams(receiver, held, config.replay.imagined_fraction)
+    return Dreams(receiver, held, config.replay.imagined_fraction, config.replay.imagined_until)

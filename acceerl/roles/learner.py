@@ -53,7 +53,7 @@ class Learner:
     `save(state)` writes a checkpoint, on rank 0, or on all ranks that have divided the policy; `prefetch` builds the
     next batch beside training (None: in line). `stop` asks whether this rank was told to leave: then all ranks save and
     leave together. `direct` sends weights from GPU to GPU, in place of `weights`. `dreams`: imagined Segments, of which
-    `imagined_share` of every batch is made; they are not part of a checkpoint.
+    a share of every batch is made until the policy wakes up; they are not part of a checkpoint.
     """
 
     trainer: Trainer
@@ -154,6 +154,8 @@ class Learner:
             self.dreams.take(self.news, self.meter)
         told = self._tell()
         self._book(told, arrived)
+        if self.dreams is not None and 0 < self.dreams.until <= self.counters.env_steps:
+            self._wake()
         self._refuse_small_replay(told)
         self._grant(told)
         return told
@@ -198,6 +200,14 @@ class Learner:
         for segment in arrived:
             if segment.terminated or segment.truncated:
                 self.meter.event("episode", **_episode(segment, self.counters))
+
+    def _wake(self) -> None:
+        """From now on batches are real, and each real decision is trained on once. All ranks wake up in the same turn,
+        since they count alike; dreamers wait for credits that do not come."""
+        self.dreams, self.imagined = None, 0
+        self.replay.limiter.repace(1.0)
+        self.meter.event("awake", env_steps=self.counters.env_steps, updates=self.counters.updates)
+        self.meter.gauge("imagined_share", 0.0)
 
     def _refuse_small_replay(self, told: Told) -> None:
         if told["full"] == self.collective.size and told["held"].sum() < self.numbers.batch - self.imagined:
@@ -297,11 +307,13 @@ class Learner:
 
 @dataclass
 class Dreams:
-    """The imagined side of a learner rank: its link, what it holds, and its share of every batch."""
+    """The imagined side of a learner rank: its link, what it holds, its share of every batch, and the environment steps
+    `until` which the policy practises so (0: always)."""
 
     segments: SegmentReceiver
     replay: Replay
     share: float
+    until: int = 0
     owed: int = 0
 
     def take(self, news: News, meter: Meter) -> None:

@@ -52,6 +52,17 @@ class RateLimiter:
         """Decisions that sampling is behind, counted from the first `min_size` inserted."""
         return (self.inserted - self.min_size) * self.samples_per_insert - self.sampled
 
+    def repace(self, samples_per_insert: float) -> None:
+        """Another pace from now on; nobody is ahead or behind.
+
+        >>> limiter = RateLimiter(samples_per_insert=8, inserted=100)
+        >>> limiter.repace(2)
+        >>> limiter.surplus
+        0
+        """
+        self.samples_per_insert = samples_per_insert
+        self.sampled = round((self.inserted - self.min_size) * samples_per_insert)
+
     def can_insert(self) -> bool:
         return self.inserted < self.min_size or self.surplus <= self.slack_decisions
 

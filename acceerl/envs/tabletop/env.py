@@ -23,7 +23,7 @@ _EPISODE = 4  # entries of a state that are not physics: task, init_state, steps
 class TabletopEnv:
     """Ten language-conditioned tasks over one scene.
 
-    Actions are float32 [7] in [-1, 1] (outside is clipped): dx dy dz (1 = 5 cm), droll dpitch dyaw (1 = 0.1 rad),
+    Actions are float32 [7] in [-1, 1] (outside is clipped): dx dy dz (1 = 3 cm), droll dpitch dyaw (1 = 0.1 rad),
     grip (> 0 closes, else opens). Proprioception is float32 [8]: gripper position in decimetres, roll pitch yaw
     in rad, pad distance in decimetres, 1 if told to close else 0. The reward is 1 at the step that fulfils the
     task, else 0.
@@ -79,7 +79,7 @@ class TabletopEnv:
         self.world.reset(layout(self._init_state), home(seed))
 
     def step(self, action: np.ndarray) -> StepResult:
-        """Executes one control step of 0.1 s."""
+        """Executes one control step of 0.06 s."""
         self.world.step(np.asarray(action, dtype=np.float64))
         self._steps += 1
         fresh = not self._success and all(self.world.holds(goal) for goal in self.task.goals)

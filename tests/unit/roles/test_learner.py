@@ -248,11 +248,11 @@ def test_shuffled_advantages_teach_nothing():
 class Dreaming(World):
     """A learner whose batches are imagined for a share."""
 
-    def __init__(self, folder: Path, share: float, pace: float = 1.0) -> None:
+    def __init__(self, folder: Path, share: float, pace: float = 1.0, until: int = 0) -> None:
         super().__init__(folder, pace=pace)
         dreams = self.hub.ends("learner").receiver("dreams", 100)
         held = Replay(50, None, seed=0, limiter=RateLimiter(), order="fresh", max_uses=1)
-        self.learner.dreams = Dreams(dreams, held, share)
+        self.learner.dreams = Dreams(dreams, held, share, until)
         self.learner.__post_init__()
         self.learner.replay.limiter.min_size = max(1, round(8 * (1 - share)))
         self.dreamer = self.hub.ends("dreamer").sender("dreams")
@@ -284,6 +284,25 @@ def test_with_imagination_alone_real_episodes_only_pace_and_count(tmp_path: Path
     assert world.learner.counters.decisions == 4 and world.learner.counters.episodes == 1
     world.feed(2)
     assert world.turns(40) > 0
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_policy_that_wakes_up_learns_from_reality_alone(tmp_path: Path, share: float):
+    world = Dreaming(tmp_path, share=share, pace=4.0, until=16)
+    world.dream(40)
+    world.feed(1)
+    assert world.turns(20) > 0
+    dreams = world.learner.dreams
+    assert dreams is not None, "eight steps of sixteen"
+    world.feed(3)
+    world.turns(20)
+    assert world.learner.dreams is None
+    left, practised = dreams.replay.decisions, world.learner.counters.sampled
+    world.feed(10)
+    world.turns(80)
+    assert dreams.replay.decisions == left, "no dream is drawn"
+    learnt = world.learner.counters.sampled - practised
+    assert abs(learnt - 40) <= 16, "once from each of 40 decisions, give or take the slack of 8 and the batch at hand"
 
 
 @pytest.mark.parametrize("warmup", [0, 5])
